@@ -140,14 +140,17 @@ export interface CallOptions {
   readonly caller?: number;
 }
 
-export interface CloneOptions extends CallOptions {
-  /** Fetch the rest of the memory in the background, so that clones outlive the parent. Default: the configuration's. */
-  readonly fill?: boolean;
+export interface NodeOptions extends CallOptions {
   /**
    * Further xenstore nodes for each clone, written before it starts: path below the domain's own (`data/snowflock/answer`) to
    * value. The guest service answers the pending `sf clone` with it. Must not throw.
    */
   readonly nodes?: (clone: CloneInfo) => Readonly<Record<string, string>>;
+}
+
+export interface CloneOptions extends NodeOptions {
+  /** Fetch the rest of the memory in the background, so that clones outlive the parent. Default: the configuration's. */
+  readonly fill?: boolean;
 }
 
 export interface JoinOptions extends CallOptions {
@@ -189,14 +192,19 @@ export interface Engine {
   requestTicket(request: TicketRequest, options?: CallOptions): Promise<TicketInfo>;
   /** Forks the ticket's parent; resolves when every clone runs or is lost. Once a ticket. */
   clone(ticket: string, options?: CloneOptions): Promise<ForkReport>;
-  /** Waits until all clones have ended, ends the ticket, and gives them in the order of their ids. */
+  /** Waits until all clones have ended, ends the ticket, and gives them in the order of their ids. At once on an ended ticket. */
   join(ticket: string, options?: JoinOptions): Promise<readonly CloneInfo[]>;
   /** Ends the clones and the ticket. Succeeds on a ticket that has ended already. */
   kill(ticket: string, options?: CallOptions): Promise<void>;
-  /** sf_checkpoint_parent: suspends the domain for ever, as the template of its clones. Its ticket has no shells yet. */
-  checkpoint(domain: string | number, options?: CallOptions): Promise<TicketInfo>;
+  /**
+   * sf_checkpoint_parent: suspends the domain for ever, as a template. The ticket that comes back names the template and has no
+   * clones; {@link requestTicket} for the domain and {@link clone} make them, as often as wanted, each time with these `nodes`.
+   */
+  checkpoint(domain: string | number, options?: NodeOptions): Promise<TicketInfo>;
   /** A clone says that it is done: records the result, then ends the domain. `not-yours` if `domid` is no clone. */
   cloneExited(domid: number, status: number, data: string): Promise<void>;
+  /** A domain says that its own code runs. Gives `firstRunMs` the first time a running clone says so; ignored otherwise. */
+  cloneAwake(domid: number): void;
 
   /** Never throws: a domain that was never cloned is 0 in a family of its own name. */
   identity(domid: number): Identity;
