@@ -104,6 +104,18 @@ export class PagingRing {
    */
   respond(request: PagingRequest): void {
     if (this.outstanding === 0) throw new RingError("there is no request to answer");
+    this.#put(request);
+  }
+
+  /**
+   * Answers a request that another process took before it died, for `vcpu`: Xen unpauses it, and ignores the answer if it does not
+   * wait. The counts of requests and answers no longer agree afterwards: the ring is only good for being closed.
+   */
+  respondForLost(vcpu: number, gfn: Gfn): void {
+    this.#put({ gfn, vcpu, flags: VM_EVENT_FLAG.vcpu_paused, pagingFlags: 0, p2mt: 0 });
+  }
+
+  #put(request: Pick<PagingRequest, "gfn" | "vcpu" | "flags" | "pagingFlags" | "p2mt">): void {
     VmEvent.encodeInto(
       {
         // Xen drops an answer of another version, and its vCPU would wait for ever.

@@ -1,0 +1,486 @@
+/** Tickets and forks: the order of a fork's steps over this host and others. */
+import { randomBytes, randomUUID } from "node:crypto";
+import { getLogger } from "@logtape/logtape";
+import type { Domid } from "../../hypercall/ports.ts";
+import {
+  type CallOptions,
+  type CloneInfo,
+  type CloneOptions,
+  type DomainSummary,
+  type Engine,
+  EngineError,
+  type EngineEvent,
+  type ForkReport,
+  type Identity,
+  type JoinOptions,
+  MAX_CLONES,
+  MAX_EXIT_DATA_BYTES,
+  type NodeOptions,
+  type TicketInfo,
+  type TicketRequest,
+} from "../api/engine.ts";
+import { identityNodes } from "../guest/nodes.ts";
+import type { CloneHost, CloneNews, Started } from "./clone_host.ts";
+import { encodeDescriptor } from "./descriptor.ts";
+import { domainPath } from "./domain_tree.ts";
+import type { LocalHost } from "./local_host.ts";
+import type { Fork, Parents } from "./parent.ts";
+import type { GuestNodes } from "./start.ts";
+import type { Store } from "./store.ts";
+import { CloneRecord, Ticket, Tickets } from "./tickets.ts";
+import type { Clock } from "./timing.ts";
+
+export interface ForkEngineOptions {
+  readonly suspendTimeoutMs: number;
+  /** Most tickets of one parent that have not ended. */
+  readonly ticketsPerDomain: number;
+  /** Most clones of one ticket. */
+  readonly clonesPerTicket: number;
+}
+
+export interface ForkEngineParts {
+  readonly local: LocalHost;
+  /** Every host that clones may be on; this one first. */
+  readonly hosts: readonly CloneHost[];
+  readonly parents: Parents;
+  readonly store: Store;
+  readonly clock: Clock;
+  /** Gives up the ticket's use of a snapshot. */
+  readonly releaseSnapshot: (id: string) => Promise<void>;
+  readonly placement: Placement;
+}
+
+/** The policy: how many clones each host gets, given what each has room for. Sums to `wanted` or less. */
+export type Placement = (wanted: number, rooms: ReadonlyMap<string, number>) => Promise<ReadonlyMap<string, number>>;
+
+/** Fills one host after the other. */
+export const pack: Placement = (wanted, rooms) => {
+  const placed = new Map<string, number>();
+  let left = wanted;
+  for (const [host, room] of rooms) {
+    const take = Math.min(left, room);
+    if (take > 0) placed.set(host, take);
+    left -= take;
+  }
+  return Promise.resolve(placed);
+};
+
+export class ForkEngine implements Engine {
+  readonly #parts: ForkEngineParts;
+  readonly #options: ForkEngineOptions;
+  readonly #hosts: ReadonlyMap<string, CloneHost>;
+  readonly #tickets: Tickets;
+  readonly #forking = new Set<number>();
+  /** Families of parents that were never clones, by domid and uuid. */
+  readonly #families = new Map<number, string>();
+  readonly #templates = new Map<number, { ticket: Ticket; fork: Fork; options: NodeOptions }>();
+  readonly #log = getLogger(["snowflock", "engine"]);
+
+  constructor(parts: ForkEngineParts, options: ForkEngineOptions) {
+    this.#parts = parts;
+    this.#options = options;
+    this.#hosts = new Map(parts.hosts.map((host) => [host.name, host]));
+    this.#tickets = new Tickets((error) => this.#log.error("a listener failed", { error }));
+    for (const host of parts.hosts) host.onNews((news) => this.#onNews(news));
+  }
+
+  async requestTicket(request: TicketRequest, options: CallOptions = {}): Promise<TicketInfo> {
+    const wanted = request.clones;
+    if (!Number.isInteger(wanted) || wanted < 1 || wanted > MAX_CLONES) {
+      throw new EngineError("bad-count", `The number of clones must be 1 to ${MAX_CLONES}, not ${wanted}`);
+    }
+    if (wanted > this.#options.clonesPerTicket) {
+      throw new EngineError("limit", `A ticket may have at most ${this.#options.clonesPerTicket} clones here`);
+    }
+    const parent = await this.#resolve(request.domain);
+    if (options.caller !== undefined && options.caller !== parent.domid) {
+      throw new EngineError("not-yours", "A guest can ask for clones of itself only");
+    }
+    const open = this.#tickets.all().filter((ticket) => !ticket.ended && ticket.parent.domid === parent.domid);
+    if (open.length >= this.#options.ticketsPerDomain) {
+      throw new EngineError("limit", `${parent.name} has ${open.length} tickets open; end one first`);
+    }
+    const template = this.#templates.get(parent.domid);
+    const shape = template?.fork.descriptor ?? await this.#parts.parents.shapeOf(parent.domid as Domid);
+    const ticket = new Ticket(`t${randomBytes(6).toString("hex")}`, this.#familyOf(parent), parent, shape);
+    ticket.busy = true;
+    this.#tickets.add(ticket);
+    try {
+      await this.#makeShells(ticket, wanted);
+    } catch (error) {
+      this.#tickets.end(ticket);
+      throw error;
+    } finally {
+      ticket.busy = false;
+    }
+    this.#tickets.emit({ type: "ticket", ticket: ticket.info() });
+    return ticket.info();
+  }
+
+  async clone(name: string, options: CloneOptions = {}): Promise<ForkReport> {
+    const ticket = this.#ticket(name, options.caller);
+    if (ticket.ended || ticket.forked) {
+      throw new EngineError("ended", `Ticket ${name} has been used; request another`);
+    }
+    const { domid, name: parentName } = ticket.parent;
+    if (ticket.busy || this.#forking.has(domid)) {
+      throw new EngineError("busy", `Another fork of ${parentName} is under way`);
+    }
+    if (ticket.clones.length === 0) throw new EngineError("ended", `Ticket ${name} has no shells`);
+    ticket.busy = true;
+    this.#forking.add(domid);
+    const { clock, parents } = this.#parts;
+    ticket.forkedAtMs = clock.nowMs();
+    try {
+      const template = this.#templates.get(domid);
+      const fork = template?.fork ?? await this.#fork(ticket, false);
+      const report = await this.#start(ticket, fork, { ...template?.options, ...options });
+      if (template === undefined) await this.#parts.releaseSnapshot(fork.descriptor.snapshot);
+      return report;
+    } catch (error) {
+      if (!parents.isFrozen(domid as Domid) && ticket.forked) this.#tickets.end(ticket);
+      throw error instanceof EngineError
+        ? error
+        : new EngineError("failed", `Cannot fork ${parentName}: ${error instanceof Error ? error.message : error}`, {
+          cause: error,
+        });
+    } finally {
+      ticket.busy = false;
+      this.#forking.delete(domid);
+    }
+  }
+
+  async join(name: string, options: JoinOptions = {}): Promise<readonly CloneInfo[]> {
+    const ticket = this.#ticket(name, options.caller);
+    if (!ticket.ended && !ticket.forked) throw new EngineError("bad-request", `Ticket ${name} has not been cloned yet`);
+    if (!ticket.ended) {
+      await new Promise<void>((resolve, reject) => {
+        const stop = new AbortController();
+        const done = (finish: () => void) => () => {
+          ticket.waiters.delete(wake);
+          stop.abort();
+          finish();
+        };
+        const wake = done(resolve);
+        ticket.waiters.add(wake);
+        options.signal?.addEventListener(
+          "abort",
+          done(() => reject(new EngineError("aborted", "The wait was given up"))),
+          { once: true, signal: stop.signal },
+        );
+        if (options.signal?.aborted) done(() => reject(new EngineError("aborted", "The wait was given up")))();
+        const { timeoutMs } = options;
+        if (timeoutMs !== undefined) {
+          this.#parts.clock.sleep(timeoutMs).then(() => {
+            if (!ticket.waiters.has(wake)) return;
+            done(() => reject(new EngineError("timeout", `Clones of ${name} still run after ${timeoutMs} ms`)))();
+          });
+        }
+      });
+    }
+    return ticket.clones.map((clone) => clone.info());
+  }
+
+  async kill(name: string, options: CallOptions = {}): Promise<void> {
+    const ticket = this.#ticket(name, options.caller);
+    if (ticket.busy) throw new EngineError("busy", `Ticket ${name} is being worked on; try again`);
+    ticket.busy = true;
+    try {
+      await this.#endClones(ticket, ticket.clones.filter((clone) => !clone.ended), "the ticket was killed");
+      const template = this.#templates.get(ticket.parent.domid);
+      if (template?.ticket === ticket) {
+        this.#templates.delete(ticket.parent.domid);
+        await this.#parts.releaseSnapshot(template.fork.descriptor.snapshot);
+        await this.#parts.parents.thaw(ticket.parent.domid as Domid);
+      }
+    } finally {
+      ticket.busy = false;
+      this.#tickets.end(ticket);
+    }
+  }
+
+  async checkpoint(domain: string | number, options: NodeOptions = {}): Promise<TicketInfo> {
+    const parent = await this.#resolve(domain);
+    if (options.caller !== undefined && options.caller !== parent.domid) {
+      throw new EngineError("not-yours", "A guest can checkpoint itself only");
+    }
+    if (this.#templates.has(parent.domid)) throw new EngineError("busy", `${parent.name} is a checkpoint already`);
+    if (this.#forking.has(parent.domid)) throw new EngineError("busy", `A fork of ${parent.name} is under way`);
+    this.#forking.add(parent.domid);
+    try {
+      const shape = await this.#parts.parents.shapeOf(parent.domid as Domid);
+      const ticket = new Ticket(`t${randomBytes(6).toString("hex")}`, this.#familyOf(parent), parent, shape);
+      const fork = await this.#fork(ticket, true);
+      this.#tickets.add(ticket);
+      this.#templates.set(parent.domid, { ticket, fork, options });
+      return ticket.info();
+    } finally {
+      this.#forking.delete(parent.domid);
+    }
+  }
+
+  async cloneExited(domid: number, status: number, data: string): Promise<void> {
+    if (!Number.isInteger(status) || status < 0 || status > 255) {
+      throw new EngineError("bad-request", "A status is a number of 0 to 255");
+    }
+    if (new TextEncoder().encode(data).length > MAX_EXIT_DATA_BYTES) {
+      throw new EngineError("bad-request", `A clone's data is at most ${MAX_EXIT_DATA_BYTES} bytes`);
+    }
+    if (!await this.#parts.local.exited(domid, status, data)) {
+      throw new EngineError("not-yours", "Only a clone can exit");
+    }
+  }
+
+  cloneAwake(domid: number): void {
+    this.#parts.local.awake(domid);
+  }
+
+  identity(domid: number): Identity {
+    const found = this.#tickets.cloneOf(this.#parts.local.name, domid);
+    if (found !== undefined) return { id: found.clone.id, ticket: found.ticket.name, family: found.ticket.family };
+    return { id: 0, family: this.#families.get(domid) ?? `domain-${domid}` };
+  }
+
+  list(): readonly TicketInfo[] {
+    return this.#tickets.all().reverse().map((ticket) => ticket.info());
+  }
+
+  show(name: string): TicketInfo | CloneInfo | undefined {
+    const ticket = this.#tickets.get(name);
+    if (ticket !== undefined) return ticket.info();
+    for (const each of this.#tickets.all().reverse()) {
+      const clone = each.clones.find((clone) => [clone.name, clone.uuid, `${clone.domid}`].includes(name));
+      if (clone !== undefined) return clone.info();
+    }
+    return undefined;
+  }
+
+  domains(): readonly DomainSummary[] {
+    const known = new Map<number, DomainSummary>();
+    const here = this.#parts.local.name;
+    for (const ticket of this.#tickets.all()) {
+      if (ticket.ended) continue;
+      const { domid, name } = ticket.parent;
+      if (!known.has(domid)) known.set(domid, { domid, name, identity: this.identity(domid) });
+      for (const clone of ticket.clones) {
+        if (clone.domid === undefined || clone.host !== here || clone.ended) continue;
+        const identity = { id: clone.id, ticket: ticket.name, family: ticket.family };
+        known.set(clone.domid, { domid: clone.domid, name: clone.name, parentDomid: domid, parent: name, identity });
+      }
+    }
+    return [...known.values()];
+  }
+
+  on(listener: (event: EngineEvent) => void): Disposable {
+    return this.#tickets.on(listener);
+  }
+
+  /** Brings the counters of clones' memory up to date, for `show`. */
+  async refresh(): Promise<void> {
+    for (const ticket of this.#tickets.all()) if (!ticket.ended && ticket.forked) await this.#noteMemory(ticket);
+  }
+
+  /** Ends every ticket, for the end of the agent. */
+  async shutDown(): Promise<void> {
+    for (const ticket of this.#tickets.all()) {
+      if (ticket.ended) continue;
+      try {
+        ticket.busy = false;
+        await this.kill(ticket.name);
+      } catch (error) {
+        this.#log.error("a ticket could not be ended", { ticket: ticket.name, error });
+      }
+    }
+  }
+
+  async #makeShells(ticket: Ticket, wanted: number): Promise<void> {
+    const rooms = new Map<string, number>();
+    await Promise.all(this.#parts.hosts.map(async (host) => {
+      try {
+        rooms.set(host.name, await host.capacity(ticket.shape, wanted));
+      } catch (error) {
+        this.#log.info("a host is left out", { host: host.name, error });
+      }
+    }));
+    const ordered = new Map(this.#parts.hosts.flatMap(({ name }) => {
+      const room = rooms.get(name);
+      return room === undefined ? [] : [[name, room] as const];
+    }));
+    const placed = await this.#parts.placement(wanted, ordered);
+    const records: CloneRecord[] = [];
+    let id = 1;
+    const results = await Promise.all([...placed].map(async ([hostName, count]) => {
+      const host = this.#hosts.get(hostName);
+      if (host === undefined) throw new EngineError("failed", `The policy named a host that is not known: ${hostName}`);
+      const clones = Array.from({ length: count }, () => {
+        const uuid = randomUUID();
+        return { id, name: `${ticket.parent.name}-${ticket.name}-${id++}`.slice(-100), uuid };
+      });
+      const { name, family, shape } = ticket;
+      const prepared = await host.prepare({ ticket: name, family, clones, shape });
+      return { host, clones, prepared };
+    }));
+    const errors: string[] = [];
+    for (const { host, clones, prepared } of results) {
+      for (const { id, domid, shellMs, error } of prepared) {
+        const clone = clones.find((each) => each.id === id);
+        if (clone === undefined || domid === undefined) {
+          if (error !== undefined) errors.push(error);
+          continue;
+        }
+        const record = new CloneRecord(ticket.name, clone.id, clone.name, clone.uuid, host.name);
+        record.domid = domid;
+        if (shellMs !== undefined) record.times.shellMs = shellMs;
+        records.push(record);
+      }
+    }
+    if (records.length === 0) {
+      throw new EngineError(
+        "no-memory",
+        `No host has room for a clone of ${ticket.parent.name}${errors.length > 0 ? `: ${errors[0]}` : ""}`,
+      );
+    }
+    ticket.clones.push(...records.toSorted((a, b) => a.id - b.id));
+  }
+
+  #fork(ticket: Ticket, frozen: boolean): Promise<Fork> {
+    return this.#parts.parents.fork(ticket.parent.domid as Domid, ticket.parent.name, {
+      snapshot: ticket.name,
+      family: ticket.family,
+      suspendTimeoutMs: this.#options.suspendTimeoutMs,
+      frozen,
+    });
+  }
+
+  async #start(ticket: Ticket, fork: Fork, options: NodeOptions): Promise<ForkReport> {
+    const { clock } = this.#parts;
+    ticket.forked = true;
+    const byHost = Map.groupBy(ticket.clones.filter((clone) => !clone.ended), ({ host }) => host);
+    for (const clone of ticket.clones) if (!clone.ended) clone.state = "restoring";
+    await Promise.all([...byHost].map(async ([hostName, clones]) => {
+      const nodes = new Map(clones.map((clone) => [clone.id, this.#guestNodes(ticket, clone, options)]));
+      let started: Started[];
+      try {
+        const host = this.#hosts.get(hostName);
+        started = await host?.start({ ticket: ticket.name, descriptor: fork.descriptor, nodes }) ?? [];
+      } catch (error) {
+        started = clones.map(({ id }) => ({ id, error: error instanceof Error ? error.message : String(error) }));
+      }
+      for (const clone of clones) {
+        const result = started.find(({ id }) => id === clone.id);
+        if (result === undefined || result.error !== undefined) {
+          clone.domid = undefined;
+          this.#tickets.cloneEnded(ticket, clone, "lost", result?.error ?? "its host did not start it");
+          continue;
+        }
+        if (clone.ended) continue;
+        clone.state = "running";
+        if (result.restoreMs !== undefined) clone.times.restoreMs = result.restoreMs;
+        clone.times.startedMs ??= clock.nowMs() - ticket.forkedAtMs;
+        this.#tickets.emit({ type: "clone", clone: clone.info() });
+      }
+    }));
+    const report: ForkReport = {
+      ticket: ticket.name,
+      ...fork.times,
+      descriptorBytes: encodeDescriptor(fork.descriptor).length,
+      cloneMs: clock.nowMs() - ticket.forkedAtMs,
+      clones: ticket.clones.map((clone) => clone.info()),
+    };
+    ticket.report = report;
+    this.#tickets.emit({ type: "fork", report });
+    return report;
+  }
+
+  #guestNodes(ticket: Ticket, clone: CloneRecord, options: NodeOptions): GuestNodes {
+    const { id, name, uuid } = clone;
+    const seed = randomBytes(64);
+    return {
+      ...identityNodes({ id, ticket: ticket.name, family: ticket.family, name, uuid, seed }),
+      ...options.nodes?.(clone.info()),
+    };
+  }
+
+  async #endClones(ticket: Ticket, clones: readonly CloneRecord[], reason: string): Promise<void> {
+    await this.#noteMemory(ticket);
+    await Promise.all([...Map.groupBy(clones, ({ host }) => host)].map(async ([hostName, theirs]) => {
+      try {
+        await this.#hosts.get(hostName)?.end(ticket.name, theirs.map(({ id }) => id));
+      } catch (error) {
+        this.#log.error("clones could not be ended", { ticket: ticket.name, host: hostName, error });
+      }
+      for (const clone of theirs) {
+        clone.domid = undefined;
+        this.#tickets.cloneEnded(ticket, clone, "killed", reason);
+      }
+    }));
+  }
+
+  async #noteMemory(ticket: Ticket): Promise<void> {
+    const hosts = new Set(ticket.clones.filter((clone) => !clone.ended).map(({ host }) => host));
+    for (const name of hosts) {
+      try {
+        const reports = await this.#hosts.get(name)?.memory(ticket.name);
+        for (const [id, memory] of reports ?? []) {
+          const clone = ticket.clone(id);
+          if (clone !== undefined) clone.memory = memory;
+        }
+      } catch (error) {
+        this.#log.info("a host did not report its clones' memory", { host: name, error });
+      }
+    }
+  }
+
+  #onNews(news: CloneNews): void {
+    const ticket = this.#tickets.get(news.ticket);
+    const clone = ticket?.clone(news.id);
+    if (ticket === undefined || clone === undefined || clone.ended) return;
+    if (news.kind === "running") {
+      clone.times.firstRunMs ??= this.#parts.clock.nowMs() - ticket.forkedAtMs;
+      this.#tickets.emit({ type: "clone", clone: clone.info() });
+      return;
+    }
+    clone.domid = undefined;
+    if (news.kind === "exited") {
+      clone.status = news.status;
+      clone.data = news.data;
+      clone.memory = news.memory;
+      this.#tickets.cloneEnded(ticket, clone, "exited");
+    } else this.#tickets.cloneEnded(ticket, clone, "lost", news.reason);
+  }
+
+  #ticket(name: string, caller: number | undefined): Ticket {
+    const ticket = this.#tickets.get(name);
+    if (ticket === undefined) throw new EngineError("no-such-ticket", `There is no ticket ${name.slice(0, 64)}`);
+    if (caller !== undefined && ticket.parent.domid !== caller) {
+      throw new EngineError("not-yours", `Ticket ${name} belongs to another domain`);
+    }
+    return ticket;
+  }
+
+  async #resolve(domain: string | number): Promise<{ domid: number; name: string }> {
+    const { store } = this.#parts;
+    if (typeof domain === "number" || /^\d{1,5}$/.test(domain)) {
+      const domid = Number(domain);
+      const name = await store.read(`${domainPath(domid)}/name`);
+      if (domid === 0 || name === undefined) throw new EngineError("no-such-domain", `There is no domain ${domid}`);
+      return { domid, name };
+    }
+    for (const domid of await store.list("/local/domain")) {
+      if (domid !== "0" && await store.read(`${domainPath(Number(domid))}/name`) === domain) {
+        return { domid: Number(domid), name: domain };
+      }
+    }
+    throw new EngineError("no-such-domain", `There is no domain named ${domain.slice(0, 64)}`);
+  }
+
+  #familyOf(parent: { domid: number; name: string }): string {
+    const { family, ticket } = this.identity(parent.domid);
+    if (ticket !== undefined) return family;
+    const known = this.#families.get(parent.domid);
+    if (known !== undefined) return known;
+    const made = `f${randomBytes(8).toString("hex")}`;
+    this.#families.set(parent.domid, made);
+    return made;
+  }
+}

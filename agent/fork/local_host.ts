@@ -1,0 +1,200 @@
+/** Clones on this host. */
+import { getLogger } from "@logtape/logtape";
+import { PAGE_BYTES } from "../../hypercall/ports.ts";
+import type { Domid } from "../../hypercall/ports.ts";
+import type { CloneHost, CloneName, CloneNews, Prepared, PrepareRequest, Started, StartRequest } from "./clone_host.ts";
+import type { GuestShape } from "./descriptor.ts";
+import { endDomain } from "./end.ts";
+import type { Journal } from "./journal.ts";
+import type { Parents } from "./parent.ts";
+import { makeShell, shellCostPages, type ShellPorts } from "./shell.ts";
+import { startClone } from "./start.ts";
+
+/** Host memory that clones never take: Xen and dom0 need some at any time. */
+const RESERVED_BYTES = 64 << 20;
+/** A clone touches a part of its memory at once; it is not admitted without that part. */
+const WORKING_SET_SHARE = 8n;
+/** SHUTDOWN_* (public/sched.h). */
+const SHUTDOWN_TEXTS = [
+  "it powered off",
+  "it rebooted",
+  "it suspended",
+  "it crashed",
+  "its watchdog fired",
+  "it reset",
+];
+
+interface LocalClone extends CloneName {
+  readonly ticket: string;
+  readonly domid: Domid;
+  running: boolean;
+  ending: Promise<void> | undefined;
+}
+
+export class LocalHost implements CloneHost {
+  readonly name: string;
+  readonly #ports: ShellPorts;
+  readonly #journal: Journal;
+  readonly #parents: Parents;
+  readonly #clones = new Map<Domid, LocalClone>();
+  readonly #listeners: ((news: CloneNews) => void)[] = [];
+  readonly #log = getLogger(["snowflock", "host"]);
+
+  constructor(name: string, ports: ShellPorts, journal: Journal, parents: Parents) {
+    this.name = name;
+    this.#ports = ports;
+    this.#journal = journal;
+    this.#parents = parents;
+  }
+
+  capacity(shape: GuestShape, wanted: number): Promise<number> {
+    const free = this.#ports.xen.physicalInfo().freePages - BigInt(RESERVED_BYTES / PAGE_BYTES);
+    const each = shellCostPages(shape) + BigInt(shape.memory.map.pages) / WORKING_SET_SHARE;
+    const fit = free <= 0n ? 0n : free / each;
+    return Promise.resolve(fit < BigInt(wanted) ? Number(fit) : wanted);
+  }
+
+  async prepare({ ticket, clones, shape }: PrepareRequest): Promise<Prepared[]> {
+    const { clock } = this.#ports;
+    this.#journal.addShells(clones.map(({ uuid }) => uuid));
+    const prepared: Prepared[] = [];
+    for (const clone of clones) {
+      const started = clock.nowMs();
+      let made: Domid | undefined;
+      try {
+        const domid = await makeShell(this.#ports, { ...clone, shape }, (domid) => made = domid);
+        this.#clones.set(domid, { ...clone, ticket, domid, running: false, ending: undefined });
+        this.#parents.learn(domid, shape);
+        prepared.push({ id: clone.id, domid, shellMs: clock.nowMs() - started });
+      } catch (error) {
+        this.#log.warn("a shell could not be made", { ticket, clone: clone.name, error });
+        if (made !== undefined) await this.#remove(made, clone.uuid);
+        else this.#journal.removeShell(clone.uuid);
+        prepared.push({ id: clone.id, error: error instanceof Error ? error.message : String(error) });
+      }
+    }
+    return prepared;
+  }
+
+  async start({ ticket, descriptor, nodes }: StartRequest): Promise<Started[]> {
+    const { clock } = this.#ports;
+    const started: Started[] = [];
+    for (const [id, guestNodes] of nodes) {
+      const clone = this.#find(ticket, id);
+      if (clone === undefined) {
+        started.push({ id, error: "its shell is gone" });
+        continue;
+      }
+      const begun = clock.nowMs();
+      try {
+        clone.running = true;
+        this.#parents.learn(clone.domid, descriptor);
+        await startClone(this.#ports, clone.domid, descriptor, guestNodes);
+        started.push({ id, restoreMs: clock.nowMs() - begun });
+      } catch (error) {
+        this.#log.warn("a clone could not be started", { ticket, clone: clone.name, error });
+        await this.#end(clone, false);
+        started.push({ id, error: error instanceof Error ? error.message : String(error) });
+      }
+    }
+    return started;
+  }
+
+  async end(ticket: string, ids: readonly number[]): Promise<void> {
+    await Promise.all(ids.map(async (id) => {
+      const clone = this.#find(ticket, id);
+      if (clone !== undefined) await this.#end(clone, true);
+    }));
+  }
+
+  async memory(ticket: string): Promise<ReadonlyMap<number, Readonly<Record<string, number>>>> {
+    const reports = new Map<number, Readonly<Record<string, number>>>();
+    for (const clone of this.#clones.values()) {
+      if (clone.ticket !== ticket) continue;
+      const report = await this.#ports.memory.report(clone.domid);
+      if (report !== undefined) reports.set(clone.id, { ...report });
+    }
+    return reports;
+  }
+
+  onNews(listener: (news: CloneNews) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  /** Domains that have ended, or shut down, since the last call: clones are cleaned up after, and their tickets told. */
+  async sweep(): Promise<void> {
+    for (const clone of [...this.#clones.values()]) {
+      if (clone.ending !== undefined || !clone.running) continue;
+      const info = this.#ports.xen.domainInfo(clone.domid);
+      if (info !== undefined && !info.dying && !info.shutdown) continue;
+      // A clone that is being forked suspends, and goes on.
+      if (info?.shutdown === true && !info.dying && info.shutdownReason === 2) continue;
+      const reason = info === undefined || info.dying
+        ? "it was destroyed"
+        : SHUTDOWN_TEXTS[info.shutdownReason] ?? "it shut down";
+      await this.lose(clone.domid, reason);
+    }
+  }
+
+  /** A clone cannot go on: it is ended, and its ticket told. */
+  async lose(domid: Domid, reason: string): Promise<void> {
+    const clone = this.#clones.get(domid);
+    if (clone === undefined || clone.ending !== undefined) return;
+    this.#log.warn("a clone is lost", { clone: clone.name, reason });
+    const ended = this.#end(clone, true);
+    this.#tell({ kind: "ended", ticket: clone.ticket, id: clone.id, reason });
+    await ended;
+  }
+
+  /** A clone's own code runs. */
+  awake(domid: number): void {
+    const clone = this.#clones.get(domid as Domid);
+    if (clone !== undefined && clone.running) this.#tell({ kind: "running", ticket: clone.ticket, id: clone.id });
+  }
+
+  /** A clone is done: its ticket is told, and it is ended. Whether the domain is a clone that runs. */
+  async exited(domid: number, status: number, data: string): Promise<boolean> {
+    const clone = this.#clones.get(domid as Domid);
+    if (clone === undefined || !clone.running || clone.ending !== undefined) return false;
+    const memory = await this.#ports.memory.report(clone.domid);
+    const { ticket, id } = clone;
+    await this.#end(clone, true);
+    this.#tell({ kind: "exited", ticket, id, status, data, memory: { ...memory } });
+    return true;
+  }
+
+  /** The clone that a domain is. */
+  cloneOf(domid: number): { ticket: string; id: number } | undefined {
+    const clone = this.#clones.get(domid as Domid);
+    return clone === undefined ? undefined : { ticket: clone.ticket, id: clone.id };
+  }
+
+  #find(ticket: string, id: number): LocalClone | undefined {
+    for (const clone of this.#clones.values()) if (clone.ticket === ticket && clone.id === id) return clone;
+    return undefined;
+  }
+
+  #end(clone: LocalClone, keep: boolean): Promise<void> {
+    clone.ending ??= (async () => {
+      await endDomain(this.#ports, clone.domid, clone.uuid, keep);
+      await this.#parents.forget(clone.domid);
+      this.#clones.delete(clone.domid);
+      this.#journal.removeShell(clone.uuid);
+    })();
+    return clone.ending;
+  }
+
+  async #remove(domid: Domid, uuid: string): Promise<void> {
+    try {
+      await endDomain(this.#ports, domid, uuid, false);
+      this.#journal.removeShell(uuid);
+    } catch (error) {
+      // Still in the journal: the next start of the agent tries again.
+      this.#log.error("a half-made shell could not be removed", { domid, error });
+    }
+  }
+
+  #tell(news: CloneNews): void {
+    for (const listener of this.#listeners) listener(news);
+  }
+}

@@ -1,0 +1,337 @@
+/** The parent's side of a fork: suspend, capture, snapshot, resume. The parent stands still between suspend and resume. */
+import { getLogger } from "@logtape/logtape";
+import { XenError } from "../../hypercall/errors.ts";
+import type { Domid, ForeignMemoryPort, Gfn, Port } from "../../hypercall/ports.ts";
+import { DOM0 } from "../../hypercall/ports.ts";
+import type { Xen } from "../../hypercall/xen_api.ts";
+import { EngineError } from "../api/engine.ts";
+import type { MemoryCalls } from "../memory/calls.ts";
+import { discoverMemory, type MemoryMap } from "../memory/memory_map.ts";
+import type { SnapshotReport } from "../memory/service.ts";
+import type { Descriptor, GuestShape } from "./descriptor.ts";
+import { domainPath } from "./domain_tree.ts";
+import type { Store } from "./store.ts";
+import type { Clock } from "./timing.ts";
+import { uuidText } from "./uuid.ts";
+import { readVifs } from "./vif.ts";
+
+/** SHUTDOWN_suspend (public/sched.h). */
+const SUSPEND = 2;
+/** HVM parameters (public/hvm/params.h). */
+export const HvmParam = {
+  storePfn: 1,
+  storeEvtchn: 2,
+  identPt: 12,
+  consolePfn: 17,
+  consoleEvtchn: 18,
+  pagingRing: 27,
+} as const;
+/** Parameters that a restore sets (xg_sr_save_x86_hvm.c), but for those that name frames. */
+const COPIED_PARAMS = [9, 10, 19, 34, 36, 37, 38] as const;
+/** Where the toolstack puts the paging ring if the domain has none: special page 0 below 4 GiB - 4 KiB (xenguest.h). */
+const DEFAULT_RING_GFN = 0xfeff8n as Gfn;
+/** rax in vcpu_guest_context (public/arch-x86/xen-x86_64.h): user_regs at 520, rax 80 beyond. */
+const CONTEXT_RAX = 600;
+
+/** Writes down that a parent's ring is held, so that a crash of the agent cannot lose the parent. */
+export interface HoldLog {
+  addParent(parent: { domid: number; uuid: string; ring: string; ranges: [string, number][] }): void;
+  removeParent(uuid: string): void;
+}
+
+export interface ParentPorts {
+  readonly xen: Xen;
+  readonly foreignMemory: ForeignMemoryPort;
+  readonly store: Store;
+  readonly memory: MemoryCalls;
+  readonly clock: Clock;
+  readonly holds: HoldLog;
+}
+
+/** Finds pages that the kernel of a suspended guest holds free. No pages where it cannot tell for certain. */
+export type FreePageFinder = (domid: Domid, context: Uint8Array, map: MemoryMap) => Promise<Uint32Array>;
+
+export interface ForkOptions {
+  readonly snapshot: string;
+  readonly family: string;
+  /** How long the guest may take to suspend, milliseconds. */
+  readonly suspendTimeoutMs: number;
+  /** The parent stays suspended, as a template. */
+  readonly frozen: boolean;
+  /** What else must be frozen while the parent stands still. */
+  readonly whileSuspended?: () => Promise<void>;
+}
+
+export interface ForkTimes {
+  readonly pauseMs: number;
+  readonly suspendMs: number;
+  readonly captureMs: number;
+  readonly nominateMs: number;
+  readonly resumeMs: number;
+}
+
+export interface Fork {
+  readonly descriptor: Descriptor;
+  readonly times: ForkTimes;
+  readonly snapshot: SnapshotReport;
+}
+
+export class Parents {
+  readonly #ports: ParentPorts;
+  readonly #findFree: FreePageFinder;
+  readonly #shapes = new Map<Domid, GuestShape>();
+  readonly #suspendPorts = new Map<Domid, Port>();
+  readonly #waiting = new Map<Domid, () => void>();
+  /** Parents whose release is awaited. */
+  readonly #held = new Set<Domid>();
+  /** Domains that stay suspended, as templates. */
+  readonly #frozen = new Set<Domid>();
+  readonly #log = getLogger(["snowflock", "parent"]);
+
+  constructor(ports: ParentPorts, findFree: FreePageFinder = () => Promise.resolve(new Uint32Array())) {
+    this.#ports = ports;
+    this.#findFree = findFree;
+  }
+
+  /** Says what a clone's machine is like: it was made from a descriptor, and cannot be asked while pages are absent. */
+  learn(domid: Domid, shape: GuestShape): void {
+    this.#shapes.set(domid, shape);
+  }
+
+  /** The domain is gone, or no longer held. */
+  async forget(domid: Domid): Promise<void> {
+    this.#shapes.delete(domid);
+    const port = this.#suspendPorts.get(domid);
+    this.#suspendPorts.delete(domid);
+    if (port !== undefined) await this.#ports.memory.unwatchSuspend(port);
+  }
+
+  /** What a shell for clones of `domid` must be like. Throws an EngineError if it cannot be forked. */
+  async shapeOf(domid: Domid): Promise<GuestShape> {
+    const { xen, store } = this.#ports;
+    const info = xen.domainInfo(domid);
+    if (domid === DOM0 || info === undefined || info.dying) {
+      throw new EngineError("no-such-domain", `There is no domain ${domid} that could be forked`);
+    }
+    if (!info.hvm || !info.hap) {
+      throw new EngineError("unsupported", `Domain ${domid} is no PVH or HVM guest with hardware-assisted paging`);
+    }
+    if (info.shutdown) throw new EngineError("cannot-suspend", `Domain ${domid} has shut down`);
+    const vifs = await readVifs(store, domid);
+    const known = this.#shapes.get(domid);
+    if (known !== undefined) return { ...known, vifs };
+    if (xen.hvmParam(domid, HvmParam.pagingRing) === 0n) xen.setHvmParam(domid, HvmParam.pagingRing, DEFAULT_RING_GFN);
+    const memory = discoverMemory(xen, domid);
+    const target = await store.read(`${domainPath(domid)}/memory/target`);
+    const memoryKib = /^\d{1,15}$/.test(target ?? "") ? BigInt(target ?? 0) : BigInt(memory.map.pages) * 4n;
+    const shape: GuestShape = {
+      vcpus: info.maxVcpuId + 1,
+      maxPages: info.maxPages,
+      memoryKib,
+      memory,
+      cpuPolicy: xen.cpuPolicy(domid),
+      tsc: xen.tscInfo(domid),
+      vifs,
+    };
+    return shape;
+  }
+
+  /** A domain said that it has suspended. Without a fork under way the suspend came too late: it goes on. */
+  async onSuspended(domid: Domid): Promise<void> {
+    const waiting = this.#waiting.get(domid);
+    if (waiting !== undefined) return waiting();
+    const info = this.#ports.xen.domainInfo(domid);
+    if (info?.shutdown === true && info.shutdownReason === SUSPEND && !this.#frozen.has(domid)) {
+      await this.#resume(domid);
+    }
+  }
+
+  /**
+   * Forks: when it resolves, the snapshot is taken and the parent runs again (unless it is to stay frozen). When it rejects, the
+   * parent runs and there is no snapshot.
+   */
+  async fork(domid: Domid, parentName: string, options: ForkOptions): Promise<Fork> {
+    const { xen, memory, clock } = this.#ports;
+    const shape = await this.shapeOf(domid);
+    this.#shapes.set(domid, shape);
+    const ring = shape.memory.frames.get(HvmParam.pagingRing) ?? DEFAULT_RING_GFN;
+    await this.#hold(domid, shape, ring);
+    await using undo = new AsyncDisposableStack();
+    undo.defer(() => memory.releaseDomain(domid));
+    await this.#subscribe(domid);
+
+    const started = clock.nowMs();
+    xen.logDirtyEnable(domid);
+    undo.defer(() => this.#logDirtyOff(domid));
+    undo.defer(() => this.#resumeIfSuspended(domid));
+    await this.#suspend(domid, options.suspendTimeoutMs);
+    const suspended = clock.nowMs();
+
+    const context = xen.hvmContext(domid);
+    const params = new Map<number, bigint>();
+    for (const index of COPIED_PARAMS) {
+      const value = xen.hvmParam(domid, index);
+      if (value !== 0n) params.set(index, value);
+    }
+    const hot = this.#dirtyPages(domid, shape.memory.map);
+    const descriptor: Descriptor = {
+      ...shape,
+      tsc: xen.tscInfo(domid),
+      snapshot: options.snapshot,
+      family: options.family,
+      parentName,
+      context,
+      params,
+      identPt: this.#identPt(domid, shape),
+      hot,
+      free: await this.#findFree(domid, context, shape.memory.map),
+    };
+    await options.whileSuspended?.();
+    const captured = clock.nowMs();
+
+    const snapshot = await memory.takeSnapshot(options.snapshot, domid, hot, descriptor.free, options.frozen);
+    const nominated = clock.nowMs();
+    undo.defer(() => memory.releaseSnapshot(options.snapshot));
+    this.#logDirtyOff(domid);
+    if (options.frozen) this.#frozen.add(domid);
+    else await this.#resume(domid);
+    const resumed = clock.nowMs();
+    undo.move();
+    return {
+      descriptor,
+      snapshot,
+      times: {
+        suspendMs: suspended - started,
+        captureMs: captured - suspended,
+        nominateMs: nominated - captured,
+        resumeMs: resumed - nominated,
+        pauseMs: resumed - started,
+      },
+    };
+  }
+
+  isFrozen(domid: Domid): boolean {
+    return this.#frozen.has(domid);
+  }
+
+  /** Lets a template run again. */
+  async thaw(domid: Domid): Promise<void> {
+    if (!this.#frozen.delete(domid)) return;
+    await this.#resumeIfSuspended(domid);
+  }
+
+  /** For a parent that is found suspended after a restart of the agent. */
+  async recover(domid: Domid): Promise<void> {
+    await this.#resumeIfSuspended(domid);
+    this.#logDirtyOff(domid);
+  }
+
+  async #hold(domid: Domid, shape: GuestShape, ring: Gfn): Promise<void> {
+    const { xen, memory, holds } = this.#ports;
+    const uuid = uuidText(xen.domainInfo(domid)?.handle ?? new Uint8Array(16));
+    const ranges = shape.memory.map.ranges.map(({ first, pages }): [string, number] => [`${first}`, pages]);
+    holds.addParent({ domid, uuid, ring: `${ring}`, ranges });
+    await memory.openDomain(domid, shape.memory.map.ranges, ring, false);
+    if (this.#held.has(domid)) return;
+    this.#held.add(domid);
+    memory.released(domid).then(async () => {
+      this.#held.delete(domid);
+      holds.removeParent(uuid);
+      await this.forget(domid);
+    }).catch((error) => this.#log.error("a parent's memory was not released", { domid, error }));
+  }
+
+  async #subscribe(domid: Domid): Promise<void> {
+    if (this.#suspendPorts.has(domid)) return;
+    const { xen, memory } = this.#ports;
+    // Signalled instead of xenstored's announcement: xl's monitor of the parent would take that for the guest's end.
+    const remote = xen.allocateUnbound(domid, DOM0);
+    this.#suspendPorts.set(domid, await memory.watchSuspend(domid, remote));
+    xen.subscribeSuspend(domid, remote);
+  }
+
+  async #suspend(domid: Domid, timeoutMs: number): Promise<void> {
+    const { xen, store, clock } = this.#ports;
+    const path = `${domainPath(domid)}/control/shutdown`;
+    const deadline = clock.nowMs() + timeoutMs;
+    await store.write(path, "suspend");
+    try {
+      while (true) {
+        const fired = new Promise<void>((resolve) => this.#waiting.set(domid, resolve));
+        const info = xen.domainInfo(domid);
+        if (info === undefined || info.dying) {
+          throw new EngineError("ended", `Domain ${domid} ended while it was forked`);
+        }
+        if (info.shutdown) {
+          if (info.shutdownReason === SUSPEND) return;
+          throw new EngineError("cannot-suspend", `Domain ${domid} shut down instead of suspending`);
+        }
+        const leftMs = deadline - clock.nowMs();
+        if (leftMs <= 0) {
+          throw new EngineError(
+            "cannot-suspend",
+            `Domain ${domid} did not suspend in ${timeoutMs} ms; its kernel needs Xen PV support. It runs on`,
+          );
+        }
+        await Promise.race([fired, clock.sleep(Math.min(leftMs, 250))]);
+      }
+    } catch (error) {
+      await store.write(path, "");
+      throw error;
+    } finally {
+      this.#waiting.delete(domid);
+    }
+  }
+
+  async #resumeIfSuspended(domid: Domid): Promise<void> {
+    const info = this.#ports.xen.domainInfo(domid);
+    if (info !== undefined && !info.dying && info.shutdown && info.shutdownReason === SUSPEND) {
+      await this.#resume(domid);
+    }
+  }
+
+  /** "Suspend cancelled" (xg_resume.c): the hypercall that suspended returns 1, and the guest keeps its devices. */
+  async #resume(domid: Domid): Promise<void> {
+    const { xen, store } = this.#ports;
+    const context = xen.vcpuContext(domid, 0);
+    new DataView(context.buffer, context.byteOffset).setBigUint64(CONTEXT_RAX, 1n, true);
+    xen.setVcpuContext(domid, 0, context);
+    xen.resumeDomain(domid);
+    await store.resume(domid);
+  }
+
+  #logDirtyOff(domid: Domid): void {
+    try {
+      this.#ports.xen.logDirtyOff(domid);
+    } catch (error) {
+      // It is off already, or the domain is gone: both are what was wanted.
+      if (!(error instanceof XenError)) throw error;
+    }
+  }
+
+  #dirtyPages(domid: Domid, map: MemoryMap): Uint32Array {
+    const bitmap = this.#ports.xen.logDirtyPeek(domid, this.#ports.xen.maximumGfn(domid) + 1n);
+    const hot: number[] = [];
+    let index = 0;
+    for (const { first, pages } of map.ranges) {
+      for (let page = 0; page < pages; page++, index++) {
+        const gfn = first + BigInt(page);
+        const byte = bitmap[Number(gfn >> 3n)] ?? 0;
+        if (byte === 0) {
+          // Eight clean pages at once; the runs are long and mostly clean.
+          const skip = Math.min(7 - Number(gfn & 7n), pages - page - 1);
+          page += skip;
+          index += skip;
+        } else if ((byte >> Number(gfn & 7n)) & 1) hot.push(index);
+      }
+    }
+    return Uint32Array.from(hot);
+  }
+
+  #identPt(domid: Domid, shape: GuestShape): Uint8Array {
+    const gfn = shape.memory.frames.get(HvmParam.identPt);
+    if (gfn === undefined) return new Uint8Array();
+    using mapping = this.#ports.foreignMemory.map(domid, BigUint64Array.of(gfn), { write: false });
+    return mapping.errors[0] === 0 ? mapping.bytes.slice() : new Uint8Array();
+  }
+}
