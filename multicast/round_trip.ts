@@ -1,0 +1,33 @@
+/** Smoothed round trip and the timeout that follows from it (RFC 6298). Pure. */
+export class RoundTrip {
+  /** The shortest one seen; Infinity before the first. */
+  leastMs = Infinity;
+  readonly #initialMs: number;
+  readonly #minMs: number;
+  readonly #maxMs: number;
+  #smoothMs: number | undefined;
+  #varianceMs = 0;
+
+  constructor(options: { readonly initialMs: number; readonly minMs: number; readonly maxMs: number }) {
+    this.#initialMs = options.initialMs;
+    this.#minMs = options.minMs;
+    this.#maxMs = options.maxMs;
+  }
+
+  /** Never of a request that was repeated (Karn): which one was answered is not known. */
+  sample(tripMs: number): void {
+    this.leastMs = Math.min(this.leastMs, tripMs);
+    if (this.#smoothMs === undefined) {
+      this.#smoothMs = tripMs;
+      this.#varianceMs = tripMs / 2;
+      return;
+    }
+    this.#varianceMs += (Math.abs(tripMs - this.#smoothMs) - this.#varianceMs) / 4;
+    this.#smoothMs += (tripMs - this.#smoothMs) / 8;
+  }
+
+  timeoutMs(): number {
+    const ms = this.#smoothMs === undefined ? this.#initialMs : this.#smoothMs + 4 * this.#varianceMs;
+    return Math.min(this.#maxMs, Math.max(this.#minMs, ms));
+  }
+}
