@@ -1,8 +1,9 @@
+import { DOM0, type Domid } from "../../hypercall/ports.ts";
 import type { StoreNode, StorePermission } from "./store.ts";
 
 /** What a clone's nodes in xenstore are made of. */
 export interface DomainTree {
-  readonly domid: number;
+  readonly domid: Domid;
   readonly name: string;
   readonly uuid: string;
   readonly vcpus: number;
@@ -17,16 +18,16 @@ export const domainPath = (domid: number): string => `/local/domain/${domid}`;
 export const vmPath = (uuid: string): string => `/vm/${uuid}`;
 
 /** The host's, and the guest may read it. */
-export const hostOwned = (domid: number): readonly StorePermission[] => [
-  { domid: 0, access: "none" },
+export const hostOwned = (domid: Domid): readonly StorePermission[] => [
+  { domid: DOM0, access: "none" },
   { domid, access: "read" },
 ];
 /** The guest's own. */
-export const guestOwned = (domid: number): readonly StorePermission[] => [{ domid, access: "none" }];
+export const guestOwned = (domid: Domid): readonly StorePermission[] => [{ domid, access: "none" }];
 /** The guest's, and the back end in dom0 may read it. */
-export const frontend = (domid: number): readonly StorePermission[] => [
+export const frontend = (domid: Domid): readonly StorePermission[] => [
   { domid, access: "none" },
-  { domid: 0, access: "read" },
+  { domid: DOM0, access: "read" },
 ];
 
 /** The nodes that the toolstack makes for a domain (libxl_create.c, libxl_dom.c), as far as a guest or xl looks at them. */
@@ -90,7 +91,7 @@ export function domainNodes(tree: DomainTree): StoreNode[] {
 
 /** A network interface of a clone. Its handle is the parent's: the copied kernel has the device under that name. */
 export interface VifNodes {
-  readonly domid: number;
+  readonly domid: Domid;
   readonly handle: number;
   readonly mac: string;
   readonly bridge: string;

@@ -466,7 +466,7 @@ export class ForkEngine implements Engine {
       if (domid === 0 || name === undefined) throw new EngineError("no-such-domain", `There is no domain ${domid}`);
       return { domid, name };
     }
-    for (const domid of await store.list("/local/domain")) {
+    for (const domid of await store.list("/local/domain") ?? []) {
       if (domid !== "0" && await store.read(`${domainPath(Number(domid))}/name`) === domain) {
         return { domid: Number(domid), name: domain };
       }

@@ -210,6 +210,28 @@ export class Parents {
     };
   }
 
+  /** Parents that have ended, or shut down, are let go; where their memory still is there, their clones keep it. */
+  async sweep(): Promise<void> {
+    const { xen, memory } = this.#ports;
+    for (const domid of [...this.#held]) {
+      const info = xen.domainInfo(domid);
+      const gone = info === undefined || info.dying;
+      if (!gone && !(info.shutdown && info.shutdownReason !== SUSPEND)) continue;
+      this.#frozen.delete(domid);
+      await memory.closeDomain(domid, !gone);
+    }
+  }
+
+  /** Resolves when no parent is held any more: every snapshot has ended, and its pages are the guests' own again. */
+  async settle(): Promise<void> {
+    const { memory } = this.#ports;
+    await Promise.all([...this.#held].map(async (domid) => {
+      const released = memory.released(domid);
+      await memory.releaseDomain(domid);
+      await released;
+    }));
+  }
+
   isFrozen(domid: Domid): boolean {
     return this.#frozen.has(domid);
   }

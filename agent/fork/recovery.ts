@@ -28,6 +28,7 @@ export async function recover(ports: ShellPorts, journal: Journal, parents: Pare
     if (info !== undefined) {
       log.warn("a clone of an agent that died is ended", { domid: info.domid });
       await endDomain(ports, info.domid, uuid, false);
+      byUuid.delete(uuid);
       ended++;
     }
     journal.removeShell(uuid);

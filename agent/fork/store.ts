@@ -1,25 +1,11 @@
-/** What the fork code needs of xenstore: a part of the client in `hypercall/xenstore/`. Paths are absolute. */
-export interface Store {
-  /** The value, or undefined where there is no such node. */
-  read(path: string): Promise<string | undefined>;
-  write(path: string, value: string): Promise<void>;
-  /** Removes a node and all below it; nothing happens where there is none. */
-  remove(path: string): Promise<void>;
-  /** Names of the nodes below; none where there is no such node. */
-  list(path: string): Promise<string[]>;
-  setPermissions(path: string, permissions: readonly StorePermission[]): Promise<void>;
-  /** Calls `onEvent` once at once and then after each change at or below `path`. */
-  watch(path: string, onEvent: (path: string) => void): Promise<AsyncDisposable>;
-  introduce(domid: number, gfn: bigint, port: number): Promise<void>;
-  /** Clears xenstored's mark that the domain has shut down. */
-  resume(domid: number): Promise<void>;
-}
+import type { Permission, Xenstore } from "../../hypercall/xenstore/mod.ts";
 
-/** The first permission of a node names its owner, and what everybody else may do. */
-export interface StorePermission {
-  readonly domid: number;
-  readonly access: "none" | "read" | "write" | "both";
-}
+/** What the fork code needs of xenstore. Paths are absolute. */
+export type Store = Pick<
+  Xenstore,
+  "read" | "write" | "remove" | "list" | "setPermissions" | "watch" | "introduce" | "resume"
+>;
+export type StorePermission = Permission;
 
 /** A directory of the tree, ready to be written: nodes with their values and their permissions. */
 export interface StoreNode {

@@ -1,5 +1,6 @@
 /** Network interfaces of clones: the kernel's netback, a MAC of their own, the bridge that their parent is on. */
 import { createHash } from "node:crypto";
+import type { Domid } from "../../hypercall/ports.ts";
 import { EngineError } from "../api/engine.ts";
 import { domainPath, vifNodes } from "./domain_tree.ts";
 import { type Store, writeNodes } from "./store.ts";
@@ -24,7 +25,7 @@ export interface VifPlumber {
 /** The interfaces that a domain has. A device that the back end's nodes do not describe is left out. */
 export async function readVifs(store: Store, domid: number): Promise<Vif[]> {
   const vifs: Vif[] = [];
-  for (const name of await store.list(`${domainPath(domid)}/device/vif`)) {
+  for (const name of await store.list(`${domainPath(domid)}/device/vif`) ?? []) {
     if (!/^\d{1,3}$/.test(name) || Number(name) > 255 || vifs.length >= MAX_VIFS) continue;
     const bridge = await store.read(`/local/domain/0/backend/vif/${domid}/${name}/bridge`);
     vifs.push({ handle: Number(name), bridge: /^[\w.-]{1,15}$/.test(bridge ?? "") ? bridge ?? "" : "" });
@@ -45,7 +46,7 @@ export async function plugVifs(
   store: Store,
   plumber: VifPlumber,
   clock: Clock,
-  domid: number,
+  domid: Domid,
   uuid: string,
   vifs: readonly Vif[],
 ): Promise<void> {

@@ -79,8 +79,13 @@ export class MemoryService implements Disposable {
    * away from the guest.
    */
   openDomain(domid: Domid, ranges: readonly GfnRange[], ringGfn: Gfn, absent: boolean): void {
-    if (this.#domains.has(domid)) return;
-    using held = new DisposableStack();
+    const held = this.#domains.get(domid);
+    if (held !== undefined) {
+      // It is about to be forked again: what is nominated may stay so.
+      held.releaseCursor = undefined;
+      return;
+    }
+    using undo = new DisposableStack();
     const gfns = BigUint64Array.of(ringGfn);
     let mapping = this.#machine.foreignMemory.map(domid, gfns, { write: true });
     if (mapping.errors[0] !== 0) {
@@ -88,13 +93,13 @@ export class MemoryService implements Disposable {
       this.#xen.populate(domid, gfns, 0);
       mapping = this.#machine.foreignMemory.map(domid, gfns, { write: true });
     }
-    held.use(mapping);
+    undo.use(mapping);
     const ring = new PagingRing(mapping.bytes);
     ring.initialise();
     const remote = this.#xen.pagingEnable(domid);
-    held.defer(() => this.#xen.pagingDisable(domid));
+    undo.defer(() => this.#xen.pagingDisable(domid));
     const port = this.#events.bindInterdomain(domid, remote);
-    held.defer(() => this.#events.unbind(port));
+    undo.defer(() => this.#events.unbind(port));
     this.#xen.decreaseReservation(domid, gfns);
     const domain = new HeldDomain(
       { domid, map: new MemoryMap(ranges), ring, ringMapping: mapping, ringGfn, port },
@@ -102,7 +107,7 @@ export class MemoryService implements Disposable {
     );
     this.#domains.set(domid, domain);
     this.#byPort.set(port, domain);
-    held.move();
+    undo.move();
   }
 
   /** Says through {@link nextEvents} when `domid` has suspended; `remotePort` is the port that Xen signals. */
@@ -190,12 +195,26 @@ export class MemoryService implements Disposable {
   /** Brings pages in before anybody asks: those that must be there, or are likely to be wanted. Pages brought in. */
   push(domid: Domid, indexes: Uint32Array): number {
     const domain = this.#domain(domid);
+    const batch: { index: number; address: bigint }[] = [];
     let pushed = 0;
     for (const index of indexes) {
       if (domain.state[index] !== PageState.absent) continue;
-      const result = this.#bringIn(domain, index, domain.map.gfnAt(index), "pushed");
-      if (result === "in") pushed++;
+      const located = domain.source?.locate(index);
+      if (located?.kind === "memory") batch.push({ index, address: located.address });
+      else if (this.#bringIn(domain, index, domain.map.gfnAt(index), "pushed") === "in") pushed++;
     }
+    const gfns = domain.map.gfnsOf(Uint32Array.from(batch, ({ index }) => index));
+    const results = this.#xen.prepMany(domid, gfns, BigUint64Array.from(batch, ({ address }) => address));
+    batch.forEach(({ index }, at) => {
+      const result = results[at] ?? 0;
+      if (result !== 0 && result !== -errno("ENOENT")) {
+        this.#lose(domain, `page ${index} cannot be brought in: errno ${-result}`);
+        return;
+      }
+      domain.state[index] = PageState.present;
+      domain.counters.pushed++;
+      pushed++;
+    });
     return pushed;
   }
 
