@@ -1,5 +1,5 @@
 /** Tickets and forks: the order of a fork's steps over this host and others. */
-import { randomBytes, randomUUID } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { getLogger } from "@logtape/logtape";
 import type { Domid } from "../../hypercall/ports.ts";
 import {
@@ -27,7 +27,8 @@ import type { LocalHost } from "./local_host.ts";
 import type { Fork, Parents } from "./parent.ts";
 import type { GuestNodes } from "./start.ts";
 import type { Store } from "./store.ts";
-import { CloneRecord, Ticket, Tickets } from "./tickets.ts";
+import { makeShells, type Placement } from "./placement.ts";
+import { type CloneRecord, Ticket, Tickets } from "./tickets.ts";
 import type { Clock } from "./timing.ts";
 
 export interface ForkEngineOptions {
@@ -49,21 +50,6 @@ export interface ForkEngineParts {
   readonly releaseSnapshot: (id: string) => Promise<void>;
   readonly placement: Placement;
 }
-
-/** The policy: how many clones each host gets, given what each has room for. Sums to `wanted` or less. */
-export type Placement = (wanted: number, rooms: ReadonlyMap<string, number>) => Promise<ReadonlyMap<string, number>>;
-
-/** Fills one host after the other. */
-export const pack: Placement = (wanted, rooms) => {
-  const placed = new Map<string, number>();
-  let left = wanted;
-  for (const [host, room] of rooms) {
-    const take = Math.min(left, room);
-    if (take > 0) placed.set(host, take);
-    left -= take;
-  }
-  return Promise.resolve(placed);
-};
 
 export class ForkEngine implements Engine {
   readonly #parts: ForkEngineParts;
@@ -106,7 +92,7 @@ export class ForkEngine implements Engine {
     ticket.busy = true;
     this.#tickets.add(ticket);
     try {
-      await this.#makeShells(ticket, wanted);
+      ticket.clones.push(...await makeShells(ticket, wanted, this.#parts.hosts, this.#parts.placement));
     } catch (error) {
       this.#tickets.end(ticket);
       throw error;
@@ -291,56 +277,6 @@ export class ForkEngine implements Engine {
         this.#log.error("a ticket could not be ended", { ticket: ticket.name, error });
       }
     }
-  }
-
-  async #makeShells(ticket: Ticket, wanted: number): Promise<void> {
-    const rooms = new Map<string, number>();
-    await Promise.all(this.#parts.hosts.map(async (host) => {
-      try {
-        rooms.set(host.name, await host.capacity(ticket.shape, wanted));
-      } catch (error) {
-        this.#log.info("a host is left out", { host: host.name, error });
-      }
-    }));
-    const ordered = new Map(this.#parts.hosts.flatMap(({ name }) => {
-      const room = rooms.get(name);
-      return room === undefined ? [] : [[name, room] as const];
-    }));
-    const placed = await this.#parts.placement(wanted, ordered);
-    const records: CloneRecord[] = [];
-    let id = 1;
-    const results = await Promise.all([...placed].map(async ([hostName, count]) => {
-      const host = this.#hosts.get(hostName);
-      if (host === undefined) throw new EngineError("failed", `The policy named a host that is not known: ${hostName}`);
-      const clones = Array.from({ length: count }, () => {
-        const uuid = randomUUID();
-        return { id, name: `${ticket.parent.name}-${ticket.name}-${id++}`.slice(-100), uuid };
-      });
-      const { name, family, shape } = ticket;
-      const prepared = await host.prepare({ ticket: name, family, clones, shape });
-      return { host, clones, prepared };
-    }));
-    const errors: string[] = [];
-    for (const { host, clones, prepared } of results) {
-      for (const { id, domid, shellMs, error } of prepared) {
-        const clone = clones.find((each) => each.id === id);
-        if (clone === undefined || domid === undefined) {
-          if (error !== undefined) errors.push(error);
-          continue;
-        }
-        const record = new CloneRecord(ticket.name, clone.id, clone.name, clone.uuid, host.name);
-        record.domid = domid;
-        if (shellMs !== undefined) record.times.shellMs = shellMs;
-        records.push(record);
-      }
-    }
-    if (records.length === 0) {
-      throw new EngineError(
-        "no-memory",
-        `No host has room for a clone of ${ticket.parent.name}${errors.length > 0 ? `: ${errors[0]}` : ""}`,
-      );
-    }
-    ticket.clones.push(...records.toSorted((a, b) => a.id - b.id));
   }
 
   #fork(ticket: Ticket, frozen: boolean): Promise<Fork> {

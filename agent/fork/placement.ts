@@ -1,0 +1,81 @@
+/** Where clones go: the policy decides, given what each host has room for. */
+import { randomUUID } from "node:crypto";
+import { getLogger } from "@logtape/logtape";
+import { EngineError } from "../api/engine.ts";
+import type { CloneHost } from "./clone_host.ts";
+import { CloneRecord, type Ticket } from "./tickets.ts";
+
+const log = getLogger(["snowflock", "placement"]);
+
+/** The policy: how many clones each host gets, given what each has room for. Sums to `wanted` or less. */
+export type Placement = (wanted: number, rooms: ReadonlyMap<string, number>) => Promise<ReadonlyMap<string, number>>;
+
+/** Fills one host after the other. */
+export const pack: Placement = (wanted, rooms) => {
+  const placed = new Map<string, number>();
+  let left = wanted;
+  for (const [host, room] of rooms) {
+    const take = Math.min(left, room);
+    if (take > 0) placed.set(host, take);
+    left -= take;
+  }
+  return Promise.resolve(placed);
+};
+
+/**
+ * Makes shells for a ticket where the policy wants them. Fewer than wanted are no error; none at all is EngineError `no-memory`.
+ */
+export async function makeShells(
+  ticket: Ticket,
+  wanted: number,
+  hosts: readonly CloneHost[],
+  placement: Placement,
+): Promise<CloneRecord[]> {
+  const rooms = new Map<string, number>();
+  await Promise.all(hosts.map(async (host) => {
+    try {
+      rooms.set(host.name, await host.capacity(ticket.shape, wanted));
+    } catch (error) {
+      log.info("a host is left out", { host: host.name, error });
+    }
+  }));
+  const ordered = new Map(hosts.flatMap(({ name }) => {
+    const room = rooms.get(name);
+    return room === undefined ? [] : [[name, room] as const];
+  }));
+  const placed = await placement(wanted, ordered);
+  const records: CloneRecord[] = [];
+  let id = 1;
+  const results = await Promise.all([...placed].map(async ([hostName, count]) => {
+    const host = hosts.find(({ name }) => name === hostName);
+    if (host === undefined) throw new EngineError("failed", `The policy named a host that is not known: ${hostName}`);
+    const clones = Array.from({ length: count }, () => {
+      const uuid = randomUUID();
+      return { id, name: `${ticket.parent.name}-${ticket.name}-${id++}`.slice(-100), uuid };
+    });
+    const { name, family, shape } = ticket;
+    const prepared = await host.prepare({ ticket: name, family, clones, shape });
+    return { host, clones, prepared };
+  }));
+  const errors: string[] = [];
+  for (const { host, clones, prepared } of results) {
+    for (const { id, domid, shellMs, error } of prepared) {
+      const clone = clones.find((each) => each.id === id);
+      if (clone === undefined || domid === undefined) {
+        if (error !== undefined) errors.push(error);
+        continue;
+      }
+      const record = new CloneRecord(ticket.name, clone.id, clone.name, clone.uuid, host.name);
+      record.domid = domid;
+      if (shellMs !== undefined) record.times.shellMs = shellMs;
+      records.push(record);
+    }
+  }
+  if (records.length === 0) {
+    throw new EngineError(
+      "no-memory",
+      `No host has room for a clone of ${ticket.parent.name}${errors.length > 0 ? `: ${errors[0]}` : ""}`,
+    );
+  }
+  return records.toSorted((a, b) => a.id - b.id);
+}
