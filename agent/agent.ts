@@ -2,7 +2,8 @@
 import { getLogger } from "@logtape/logtape";
 import type { Machine } from "../hypercall/ports.ts";
 import type { Xen } from "../hypercall/xen_api.ts";
-import { ForkEngine, type ForkEngineOptions, pack, type Placement } from "./fork/engine.ts";
+import { ForkEngine, type ForkEngineOptions } from "./fork/engine.ts";
+import { pack, type Placement } from "./fork/placement.ts";
 import { Journal, type JournalFile } from "./fork/journal.ts";
 import { LocalHost } from "./fork/local_host.ts";
 import { type FreePageFinder, Parents } from "./fork/parent.ts";
@@ -43,7 +44,10 @@ export class Agent implements AsyncDisposable {
   private constructor(ports: AgentPorts, parts: ShellPorts, journal: Journal, options: AgentOptions) {
     this.#memory = ports.memory;
     this.parents = new Parents(
-      { ...parts, holds: { addParent: (parent) => journal.addParent(parent), removeParent: (uuid) => journal.removeParent(uuid) } },
+      {
+        ...parts,
+        holds: { addParent: (parent) => journal.addParent(parent), removeParent: (uuid) => journal.removeParent(uuid) },
+      },
       ports.findFree,
     );
     this.local = new LocalHost(options.host, parts, journal, this.parents);
@@ -66,7 +70,9 @@ export class Agent implements AsyncDisposable {
     const agent = new Agent(ports, parts, journal, options);
     void agent.#followMemory();
     const recovered = await recover(parts, journal, agent.parents);
-    if (recovered.ended + recovered.parents > 0) agent.#log.warn("an earlier agent's domains were cleaned up", { ...recovered });
+    if (recovered.ended + recovered.parents > 0) {
+      agent.#log.warn("an earlier agent's domains were cleaned up", { ...recovered });
+    }
     agent.#stack.use(await store.watch("@releaseDomain", () => void agent.sweep()));
     return agent;
   }
