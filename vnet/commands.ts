@@ -72,6 +72,18 @@ export async function readJson(
   return value.filter(isObject);
 }
 
+/** What `nft -j list ...` says, object by object. */
+export async function readRules(
+  runner: CommandRunner,
+  what: readonly string[],
+  namespace?: string,
+): Promise<JsonObject[]> {
+  const argv = ["nft", "-j", "list", ...what];
+  const options = namespace === undefined ? {} : { namespace };
+  const value: unknown = JSON.parse(await command(runner, "read the rules", argv, options));
+  return isObject(value) && Array.isArray(value.nftables) ? value.nftables.filter(isObject) : [];
+}
+
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 export function isObject(value: unknown): value is JsonObject {
