@@ -117,6 +117,8 @@ export interface TicketInfo {
   readonly granted: number;
   readonly state: TicketState;
   readonly clones: readonly CloneInfo[];
+  /** Its fork, once it has been. */
+  readonly fork?: ForkSummary;
 }
 
 /** One fork: how long the parent stood still (`pauseMs`, of which the four stages are parts) and what came of it. */
@@ -133,6 +135,9 @@ export interface ForkReport {
   /** Clones that could not be started are among them, as `lost`. */
   readonly clones: readonly CloneInfo[];
 }
+
+/** A fork without its clones. */
+export type ForkSummary = Omit<ForkReport, "clones">;
 
 /** What may be done on behalf of a guest is checked against `caller`; an operator's call has none. */
 export interface CallOptions {

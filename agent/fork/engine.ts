@@ -316,14 +316,13 @@ export class ForkEngine implements Engine {
         this.#tickets.emit({ type: "clone", clone: clone.info() });
       }
     }));
-    const report: ForkReport = {
+    ticket.fork = {
       ticket: ticket.name,
       ...fork.times,
       descriptorBytes: encodeDescriptor(fork.descriptor).length,
       cloneMs: clock.nowMs() - ticket.forkedAtMs,
-      clones: ticket.clones.map((clone) => clone.info()),
     };
-    ticket.report = report;
+    const report = { ...ticket.fork, clones: ticket.clones.map((clone) => clone.info()) };
     this.#tickets.emit({ type: "fork", report });
     return report;
   }

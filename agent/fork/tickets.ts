@@ -1,5 +1,5 @@
 /** The books of tickets: what each clone's state is, and who waits for the end. Pure but for the listeners. */
-import type { CloneInfo, CloneState, EngineEvent, ForkReport, TicketInfo, TicketState } from "../api/engine.ts";
+import type { CloneInfo, CloneState, EngineEvent, ForkSummary, TicketInfo, TicketState } from "../api/engine.ts";
 import type { GuestShape } from "./descriptor.ts";
 
 /** Ended tickets that are remembered. */
@@ -64,7 +64,7 @@ export class Ticket {
   ended = false;
   /** When the fork began, on the engine's clock. */
   forkedAtMs = 0;
-  report: ForkReport | undefined;
+  fork: ForkSummary | undefined;
   readonly waiters = new Set<() => void>();
 
   constructor(name: string, family: string, parent: { domid: number; name: string }, shape: GuestShape) {
@@ -89,6 +89,7 @@ export class Ticket {
       granted: this.clones.length,
       state: this.state,
       clones: this.clones.map((clone) => clone.info()),
+      ...(this.fork === undefined ? {} : { fork: this.fork }),
     };
   }
 }
