@@ -1,9 +1,5 @@
+import type { Calls } from "../../hypercall/thread_calls.ts";
 import type { MemoryService } from "./service.ts";
-
-/** Methods of an object on another thread: each takes plain data and answers by a promise. */
-export type Called<T> = {
-  readonly [K in keyof T]: T[K] extends (...args: infer A) => infer R ? (...args: A) => Promise<Awaited<R>> : never;
-};
 
 /** Names of the methods that the main thread calls on the memory thread. */
 export const MEMORY_METHODS = [
@@ -23,4 +19,4 @@ export const MEMORY_METHODS = [
 ] as const satisfies readonly (keyof MemoryService)[];
 
 /** The memory thread, as the main thread sees it. */
-export type MemoryCalls = Called<Pick<MemoryService, typeof MEMORY_METHODS[number]>>;
+export type MemoryCalls = Calls<Pick<MemoryService, typeof MEMORY_METHODS[number]>>;

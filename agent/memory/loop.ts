@@ -20,7 +20,7 @@ export async function runMemoryLoop(
       if (fd === wakeup.fd) wakeup.drain();
       else service.onReadable(fd);
     }
-    if (more || service.hasNews || readable.includes(wakeup.fd)) await turn();
+    if (more || service.takeSettled() || readable.includes(wakeup.fd)) await turn();
     more = service.background();
   }
 }

@@ -63,6 +63,7 @@ export class MemoryService implements Disposable {
   readonly #snapshots = new Map<string, PageSource>();
   readonly #news: MemoryEvent[] = [];
   #onNews: (() => void) | undefined;
+  #settled = false;
 
   constructor(machine: Machine, xen: Xen, poller: Poller, options: MemoryServiceOptions) {
     this.#machine = machine;
@@ -294,9 +295,11 @@ export class MemoryService implements Disposable {
     return this.#news.splice(0);
   }
 
-  /** Whether {@link nextEvents} has something to hand over: the thread's event loop needs a turn. */
-  get hasNews(): boolean {
-    return this.#news.length > 0;
+  /** Whether a promise was settled since the last call: the thread's event loop needs a turn for its caller to learn of it. */
+  takeSettled(): boolean {
+    const settled = this.#settled;
+    this.#settled = false;
+    return settled;
   }
 
   /** Something of the machine became readable. */
@@ -343,6 +346,7 @@ export class MemoryService implements Disposable {
     if (this.#news.length < MAX_EVENTS) this.#news.push(event);
     this.#onNews?.();
     this.#onNews = undefined;
+    this.#settled = true;
   }
 
   #serve(domain: HeldDomain): void {
@@ -553,6 +557,9 @@ export class MemoryService implements Disposable {
     domain.ringMapping[Symbol.dispose]();
     domain.source?.release();
     domain.source = undefined;
-    for (const resolve of domain.onReleased.splice(0)) resolve();
+    for (const resolve of domain.onReleased.splice(0)) {
+      resolve();
+      this.#settled = true;
+    }
   }
 }
