@@ -41,7 +41,7 @@ async function start(setup: MemorySetup): Promise<void> {
   const thread = new MemoryThread(service);
   using server = new CallServer(workerEndpoint(), service);
   using control = new CallServer(workerEndpoint(), thread, { channel: "control" });
-  self.postMessage("ready");
+  workerEndpoint().postMessage("ready", []);
   await runMemoryLoop(service, poller, wakeup, async () => {
     await server.turn();
     await control.turn();
