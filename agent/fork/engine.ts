@@ -281,7 +281,7 @@ export class ForkEngine implements Engine {
 
   #fork(ticket: Ticket, frozen: boolean): Promise<Fork> {
     return this.#parts.parents.fork(ticket.parent.domid as Domid, ticket.parent.name, {
-      snapshot: ticket.name,
+      snapshot: randomBytes(16).toString("hex"),
       family: ticket.family,
       suspendTimeoutMs: this.#options.suspendTimeoutMs,
       frozen,
@@ -414,7 +414,7 @@ export class ForkEngine implements Engine {
     if (ticket !== undefined) return family;
     const known = this.#families.get(parent.domid);
     if (known !== undefined) return known;
-    const made = `f${randomBytes(8).toString("hex")}`;
+    const made = randomBytes(16).toString("hex");
     this.#families.set(parent.domid, made);
     return made;
   }

@@ -7,7 +7,7 @@ import type { Xen } from "../../hypercall/xen_api.ts";
 import { EngineError } from "../api/engine.ts";
 import type { MemoryCalls } from "../memory/calls.ts";
 import { discoverMemory, type MemoryMap } from "../memory/memory_map.ts";
-import type { SnapshotReport } from "../memory/service.ts";
+import type { SnapshotReport } from "../memory/take_snapshot.ts";
 import type { Descriptor, GuestShape } from "./descriptor.ts";
 import { domainPath } from "./domain_tree.ts";
 import type { Store } from "./store.ts";
@@ -189,7 +189,11 @@ export class Parents {
     await options.whileSuspended?.();
     const captured = clock.nowMs();
 
-    const snapshot = await memory.takeSnapshot(options.snapshot, domid, hot, descriptor.free, options.frozen);
+    const snapshot = await memory.takeSnapshot(options.snapshot, domid, {
+      hot,
+      free: descriptor.free,
+      frozen: options.frozen,
+    });
     const nominated = clock.nowMs();
     undo.defer(() => memory.releaseSnapshot(options.snapshot));
     this.#logDirtyOff(domid);

@@ -2,8 +2,8 @@ import type { Poller, Wakeup } from "../../hypercall/ports.ts";
 import type { MemoryService } from "./service.ts";
 
 /**
- * The memory thread: sleeps in `poller` until a ring, or a call from the main thread (which signals `wakeup`), needs it.
- * What can wait is done in between. `turn` gives the thread's event loop one turn, in which calls are performed.
+ * The memory thread: sleeps in `poller` until a ring, the network, a timer, or a call from the main thread (which signals
+ * `wakeup`) needs it. What can wait is done in between. `turn` gives the thread's event loop a turn, in which calls are performed.
  */
 export async function runMemoryLoop(
   service: MemoryService,
@@ -15,12 +15,14 @@ export async function runMemoryLoop(
   poller.add(wakeup.fd);
   let more = false;
   while (!stopped()) {
-    const readable = poller.wait(more ? 0 : -1);
+    const due = service.dueMs();
+    const readable = poller.wait(more ? 0 : due === undefined ? -1 : Math.ceil(due));
     for (const fd of readable) {
       if (fd === wakeup.fd) wakeup.drain();
       else service.onReadable(fd);
     }
+    if ((service.dueMs() ?? 1) <= 0) service.onTimer();
     if (more || service.takeSettled() || readable.includes(wakeup.fd)) await turn();
-    more = service.background();
+    more = !stopped() && service.background();
   }
 }

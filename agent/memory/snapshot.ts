@@ -4,10 +4,10 @@ import type { PageArena, Slot } from "./page_arena.ts";
 
 /** Where a page of a snapshot is to be had. */
 export type Located =
-  | { readonly kind: "memory"; readonly address: Address }
+  | { readonly kind: "memory"; readonly address: Address; readonly bytes: Uint8Array }
   | { readonly kind: "zero"; readonly cause: "zero" | "free" }
   | { readonly kind: "frame"; readonly domid: Domid; readonly gfn: Gfn }
-  | { readonly kind: "elsewhere" }
+  | { readonly kind: "elsewhere"; readonly source: PageSource }
   | { readonly kind: "gone"; readonly reason: string };
 
 /** The memory of a machine at a fork, from which clones' absent pages come. Counted: the last user's `release` ends it. */
@@ -70,6 +70,14 @@ export class Snapshot implements PageSource {
     this.#saved++;
   }
 
+  /** The same for a page that came from the ancestor. */
+  adopt(index: number, slot: Slot): void {
+    if (this.#places[index] !== INHERITED) return;
+    this.#arena.retain(slot);
+    this.#places[index] = slot;
+    this.#saved++;
+  }
+
   markZero(index: number): void {
     this.#places[index] = ZERO;
   }
@@ -104,7 +112,10 @@ export class Snapshot implements PageSource {
   locate(index: number): Located {
     const place = this.#places[index];
     if (place === undefined) return { kind: "gone", reason: `page ${index} is beyond the snapshot` };
-    if (place >= 0) return { kind: "memory", address: this.#arena.address(place as Slot) };
+    if (place >= 0) {
+      const slot = place as Slot;
+      return { kind: "memory", address: this.#arena.address(slot), bytes: this.#arena.bytes(slot) };
+    }
     if (place === ZERO) return { kind: "zero", cause: "zero" };
     if (place === FREE) return { kind: "zero", cause: "free" };
     if (place === INHERITED) {

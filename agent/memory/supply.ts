@@ -1,0 +1,95 @@
+import { errno } from "../../hypercall/errors.ts";
+import type { Address, ForeignMemoryPort, Gfn, PinnedMemory } from "../../hypercall/ports.ts";
+import type { Xen } from "../../hypercall/xen_api.ts";
+import { type HeldDomain, PageState } from "./held_domain.ts";
+import type { HeldDomains } from "./held_domains.ts";
+import type { Located } from "./snapshot.ts";
+
+/** Why a page comes in: its counter. */
+export type Cause = "faulted" | "fetched" | "pushed";
+/** `elsewhere`: another host has it. */
+export type Supplied = "in" | "lost" | Extract<Located, { kind: "elsewhere" }>;
+
+/** Brings absent pages of clones in, from where their source says they are. */
+export class Supply {
+  readonly #xen: Xen;
+  readonly #foreignMemory: ForeignMemoryPort;
+  readonly #domains: HeldDomains;
+  readonly #zeroPage: PinnedMemory;
+
+  constructor(xen: Xen, foreignMemory: ForeignMemoryPort, domains: HeldDomains, zeroPage: PinnedMemory) {
+    this.#xen = xen;
+    this.#foreignMemory = foreignMemory;
+    this.#domains = domains;
+    this.#zeroPage = zeroPage;
+  }
+
+  bringIn(domain: HeldDomain, index: number, cause: Cause): Supplied {
+    const gfn = domain.map.gfnAt(index);
+    const located = domain.source?.locate(index) ?? { kind: "gone" as const, reason: "it has no source of memory" };
+    switch (located.kind) {
+      case "gone":
+        this.#domains.lose(domain, located.reason);
+        return "lost";
+      case "elsewhere":
+        return located;
+      case "memory":
+        return this.#prep(domain, index, gfn, located.address, cause);
+      case "zero":
+        return this.#prep(domain, index, gfn, undefined, located.cause === "free" ? "avoidedFree" : "zero");
+      case "frame": {
+        using mapping = this.#foreignMemory.map(located.domid, BigUint64Array.of(located.gfn), { write: false });
+        if (mapping.errors[0] === 0) return this.#prep(domain, index, gfn, mapping.address, cause);
+        this.#domains.lose(domain, `frame ${located.gfn.toString(16)} of domain ${located.domid} is gone`);
+        return "lost";
+      }
+    }
+  }
+
+  /** Brings a page in whose content came from another host; undefined: zeros. */
+  bringReceived(domain: HeldDomain, index: number, address: Address | undefined, cause: Cause): Supplied {
+    return this.#prep(domain, index, domain.map.gfnAt(index), address, address === undefined ? "zero" : cause);
+  }
+
+  /** Many pages that nobody waits for, by multicall where they lie in memory. Pages brought in, and those that are elsewhere. */
+  push(domain: HeldDomain, indexes: Uint32Array): { pushed: number; elsewhere: number[] } {
+    const batch: { index: number; address: bigint }[] = [];
+    const elsewhere: number[] = [];
+    let pushed = 0;
+    for (const index of indexes) {
+      if (domain.state[index] !== PageState.absent) continue;
+      const located = domain.source?.locate(index);
+      if (located?.kind === "memory") batch.push({ index, address: located.address });
+      else if (located?.kind === "elsewhere") elsewhere.push(index);
+      else if (this.bringIn(domain, index, "pushed") === "in") pushed++;
+    }
+    const gfns = domain.map.gfnsOf(Uint32Array.from(batch, ({ index }) => index));
+    const results = this.#xen.prepMany(domain.domid, gfns, BigUint64Array.from(batch, ({ address }) => address));
+    batch.forEach(({ index }, at) => {
+      if (this.#finish(domain, index, results[at] ?? 0, "pushed") === "in") pushed++;
+    });
+    return { pushed, elsewhere };
+  }
+
+  #prep(
+    domain: HeldDomain,
+    index: number,
+    gfn: Gfn,
+    address: Address | undefined,
+    counter: Cause | "zero" | "avoidedFree",
+  ): Supplied {
+    return this.#finish(domain, index, this.#xen.prep(domain.domid, gfn, address ?? this.#zeroPage.address), counter);
+  }
+
+  #finish(domain: HeldDomain, index: number, result: number, counter: Cause | "zero" | "avoidedFree"): Supplied {
+    // ENOENT: it is in already.
+    if (result !== 0 && result !== -errno("ENOENT")) {
+      const reason = result === -errno("ENOMEM") ? "the host has no memory left" : `errno ${-result}`;
+      this.#domains.lose(domain, `page ${index} cannot be brought in: ${reason}`);
+      return "lost";
+    }
+    domain.state[index] = PageState.present;
+    domain.counters[counter]++;
+    return "in";
+  }
+}
