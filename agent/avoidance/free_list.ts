@@ -29,8 +29,6 @@ export class FreeLists {
   readonly #pages = new Map<number, Uint32Array>();
   /** Page-table entries of 2 MiB and more that map the array, by region of 512 pages. */
   readonly #leaves = new Map<number, Leaf>();
-  #page: Uint32Array = new Uint32Array();
-  #pageNumber = -1;
   #blocks = 0;
 
   /** Blocks found are added to `free`. `base`: what `vmemmap_base` holds. */
@@ -70,10 +68,14 @@ export class FreeLists {
         );
       }
       if (++count > most) throw new Refusal("count", `list ${hex(head)} has more than ${most} blocks`);
-      if (pfn % pages !== 0 || this.#word(at + orderAt) !== order || this.#word(at + orderAt + 4) !== 0) {
+      const pageNumber = Math.floor(at / PAGE_BYTES);
+      const words = this.#pages.get(pageNumber) ?? this.#load(pageNumber);
+      const struct = (at - pageNumber * PAGE_BYTES) / 4;
+      const link = struct + list / 4;
+      if (pfn % pages !== 0 || words[struct + orderAt / 4] !== order || words[struct + orderAt / 4 + 1] !== 0) {
         throw new Refusal("block", `frame ${pfn} is no free block of order ${order}`);
       }
-      if (this.#word(at + list + 8) !== beforeLow || this.#word(at + list + 12) !== beforeHigh) {
+      if (words[link + 2] !== beforeLow || words[link + 3] !== beforeHigh) {
         throw new Refusal("links", `the block at frame ${pfn} does not point back`);
       }
       const index = this.#ram.indexOf(pfn, pages);
@@ -84,8 +86,8 @@ export class FreeLists {
       if (++this.#blocks % BLOCKS_A_CHECK === 0) this.#kernel.checkTime();
       beforeLow = low;
       beforeHigh = high;
-      low = this.#word(at + list);
-      high = this.#word(at + list + 4);
+      low = words[link] ?? 0;
+      high = words[link + 1] ?? 0;
     }
     if (last !== (BigInt(beforeHigh) << 32n | BigInt(beforeLow))) {
       throw new Refusal("links", `list ${hex(head)} ends elsewhere than its head says`);
@@ -93,16 +95,7 @@ export class FreeLists {
     return count;
   }
 
-  /** The 32-bit word at byte `at` of the array. */
-  #word(at: number): number {
-    const number = Math.floor(at / PAGE_BYTES);
-    if (number !== this.#pageNumber) {
-      this.#page = this.#pages.get(number) ?? this.#load(number);
-      this.#pageNumber = number;
-    }
-    return this.#page[(at - number * PAGE_BYTES) / 4] ?? 0;
-  }
-
+  /** Page `number` of the array, as 32-bit words. No page struct lies across two. */
   #load(number: number): Uint32Array {
     const address = this.#base + BigInt(number) * BigInt(PAGE_BYTES);
     const region = Math.floor(number / PAGES_A_REGION);
