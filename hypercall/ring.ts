@@ -2,8 +2,8 @@
  * This program's end of a domain's paging ring (public/vm_event.h, public/io/ring.h): Xen puts requests, this end answers them. It
  * works on the ring's page as mapped here. Requests and answers share 8 slots, so each request must be answered once, after its page is in.
  *
- * The page is taken from the guest once the ring is enabled, yet nothing in it is trusted: a slot is copied before it is looked
- * at, and a producer index that Xen cannot have written ends the ring with a {@link RingError}.
+ * The page is taken from the guest once the ring is enabled, yet nothing in it is trusted: each field is read once, and a producer
+ * index that Xen cannot have written ends the ring with a {@link RingError}.
  */
 import {
   MEM_PAGING,
@@ -46,8 +46,12 @@ const REQ_EVENT = RingHeader.offsets.req_event / 4;
 const RSP_PROD = RingHeader.offsets.rsp_prod / 4;
 const RSP_EVENT = RingHeader.offsets.rsp_event / 4;
 
+/** An entry is on the way of every fault: its fields are reached by offset, a few hundred bytes of it are never looked at. */
+const AT = VmEvent.offsets;
+
 export class PagingRing {
   readonly #page: Uint8Array;
+  readonly #data: DataView;
   /** Loads and stores through Atomics are ordered, as the ring's protocol asks for. */
   readonly #words: Uint32Array;
   /** Free-running 32-bit counters. */
@@ -58,6 +62,7 @@ export class PagingRing {
   constructor(page: Uint8Array) {
     if (page.byteLength !== PAGE_BYTES) throw new RingError(`a ring is one page, not ${page.byteLength} bytes`);
     this.#page = page;
+    this.#data = new DataView(page.buffer, page.byteOffset, page.byteLength);
     this.#words = new Uint32Array(page.buffer, page.byteOffset, RING_HEADER_BYTES / 4);
   }
 
@@ -116,35 +121,33 @@ export class PagingRing {
   }
 
   #put(request: Pick<PagingRequest, "gfn" | "vcpu" | "flags" | "pagingFlags" | "p2mt">): void {
-    VmEvent.encodeInto(
-      {
-        // Xen drops an answer of another version, and its vCPU would wait for ever.
-        version: VM_EVENT_INTERFACE_VERSION,
-        flags: request.flags & VM_EVENT_FLAG.vcpu_paused,
-        reason: VM_EVENT_REASON.mem_paging,
-        vcpu_id: request.vcpu,
-        gfn: request.gfn,
-        p2mt: request.p2mt,
-        paging_flags: request.pagingFlags,
-      },
-      this.#page,
-      slotOffset(this.#responsesMade),
-    );
+    const slot = slotOffset(this.#responsesMade);
+    this.#page.fill(0, slot, slot + VmEvent.size);
+    // Xen drops an answer of another version, and its vCPU would wait for ever.
+    this.#data.setUint32(slot + AT.version, VM_EVENT_INTERFACE_VERSION, true);
+    this.#data.setUint32(slot + AT.flags, request.flags & VM_EVENT_FLAG.vcpu_paused, true);
+    this.#data.setUint32(slot + AT.reason, VM_EVENT_REASON.mem_paging, true);
+    this.#data.setUint32(slot + AT.vcpu_id, request.vcpu, true);
+    this.#data.setBigUint64(slot + AT.gfn, request.gfn, true);
+    this.#data.setUint32(slot + AT.p2mt, request.p2mt, true);
+    this.#data.setUint32(slot + AT.paging_flags, request.pagingFlags, true);
     this.#responsesMade = (this.#responsesMade + 1) >>> 0;
     Atomics.store(this.#words, RSP_PROD, this.#responsesMade);
   }
 
   #read(index: number): PagingRequest {
-    const { gfn, vcpu_id, flags, paging_flags, p2mt } = VmEvent.decode(this.#page, slotOffset(index));
+    const slot = slotOffset(index);
+    const flags = this.#data.getUint32(slot + AT.flags, true);
+    const pagingFlags = this.#data.getUint32(slot + AT.paging_flags, true);
     return {
-      gfn: gfn as Gfn,
-      vcpu: vcpu_id,
+      gfn: this.#data.getBigUint64(slot + AT.gfn, true) as Gfn,
+      vcpu: this.#data.getUint32(slot + AT.vcpu_id, true),
       flags,
-      pagingFlags: paging_flags,
-      p2mt,
-      drop: (paging_flags & MEM_PAGING.drop_page) !== 0,
+      pagingFlags,
+      p2mt: this.#data.getUint32(slot + AT.p2mt, true),
+      drop: (pagingFlags & MEM_PAGING.drop_page) !== 0,
       foreign: (flags & VM_EVENT_FLAG.foreign) !== 0,
-      evictFail: (paging_flags & MEM_PAGING.evict_fail) !== 0,
+      evictFail: (pagingFlags & MEM_PAGING.evict_fail) !== 0,
     };
   }
 }

@@ -97,6 +97,8 @@ export function array<E extends Integer | AnyStruct>(element: E, length: number)
 
 interface Member {
   readonly name: string;
+  /** For errors: made once, because structs are encoded on hot paths. */
+  readonly label: string;
   readonly offset: number;
   readonly codec: FieldCodec;
 }
@@ -112,7 +114,7 @@ export function struct<const F extends Fields>(name: string, fields: F): Struct<
   for (const [field, kind] of Object.entries(fields)) {
     const codec = fieldCodec(kind, (nested) => codecs.get(nested));
     end = roundUp(end, codec.alignment);
-    members.push({ name: field, offset: end, codec });
+    members.push({ name: field, label: `${name}.${field}`, offset: end, codec });
     offsets[field] = end;
     end += codec.size;
     alignment = Math.max(alignment, codec.alignment);
@@ -128,7 +130,7 @@ export function struct<const F extends Fields>(name: string, fields: F): Struct<
   const encodeInto = (value: StructInit<F>, bytes: Uint8Array, offset = 0) => {
     const target = dataViewOf(bytes, offset);
     bytes.fill(0, offset, offset + size);
-    codec.write(target, 0, value, name);
+    codec.write(target, 0, value);
   };
   const result: Struct<F> = {
     kind: "struct",
@@ -154,21 +156,32 @@ function roundUp(offset: number, alignment: number): number {
   return Math.ceil(offset / alignment) * alignment;
 }
 
-/** Where the instance's bytes are, for the accessors on the view class' prototype. */
-interface Anchored {
-  readonly [ANCHOR]: { readonly data: DataView; readonly base: number };
+/** A view's bytes, out of sight of whoever uses the view. */
+class Anchor {
+  readonly #data: DataView;
+  readonly #base: number;
+
+  constructor(data: DataView, base: number) {
+    this.#data = data;
+    this.#base = base;
+  }
+  static get(view: Anchor, { codec, offset }: Member): unknown {
+    return codec.view(view.#data, view.#base + offset);
+  }
+  static set(view: Anchor, { codec, offset, label }: Member, value: unknown): void {
+    codec.write(view.#data, view.#base + offset, value, label);
+  }
 }
-const ANCHOR = Symbol("anchor");
 
 class StructCodec implements FieldCodec {
   readonly #members: readonly Member[];
   readonly #name: string;
-  readonly #prototype: object;
+  readonly #View: typeof Anchor;
 
   constructor(name: string, members: readonly Member[], readonly size: number, readonly alignment: number) {
     this.#name = name;
     this.#members = members;
-    this.#prototype = viewPrototype(name, members);
+    this.#View = viewClass(members);
   }
 
   read(data: DataView, base: number): unknown {
@@ -177,34 +190,33 @@ class StructCodec implements FieldCodec {
     return value;
   }
 
-  write(data: DataView, base: number, value: unknown, path: string): void {
-    if (typeof value !== "object" || value === null) throw new RangeError(`${path} must be an object (${this.#name})`);
-    for (const { name, offset, codec } of this.#members) {
-      const part = Reflect.get(value, name);
-      if (part !== undefined) codec.write(data, base + offset, part, `${path}.${name}`);
+  write(data: DataView, base: number, value: unknown): void {
+    if (typeof value !== "object" || value === null) throw new RangeError(`${this.#name} must be an object`);
+    const parts = value as Readonly<Record<string, unknown>>;
+    for (const { name, label, offset, codec } of this.#members) {
+      const part = parts[name];
+      if (part !== undefined) codec.write(data, base + offset, part, label);
     }
   }
 
   view(data: DataView, base: number): unknown {
-    return Object.create(this.#prototype, { [ANCHOR]: { value: { data, base } } });
+    return new this.#View(data, base);
   }
 }
 
 /** Accessors are made once for a struct, not once for a view: views are made on hot paths. */
-function viewPrototype(struct: string, members: readonly Member[]): object {
-  const prototype = {};
-  for (const { name, offset, codec } of members) {
-    Object.defineProperty(prototype, name, {
+function viewClass(members: readonly Member[]): typeof Anchor {
+  const View = class extends Anchor {};
+  for (const member of members) {
+    Object.defineProperty(View.prototype, member.name, {
       enumerable: true,
-      get(this: Anchored) {
-        const { data, base } = this[ANCHOR];
-        return codec.view(data, base + offset);
+      get(this: Anchor) {
+        return Anchor.get(this, member);
       },
-      set(this: Anchored, value: unknown) {
-        const { data, base } = this[ANCHOR];
-        codec.write(data, base + offset, value, `${struct}.${name}`);
+      set(this: Anchor, value: unknown) {
+        Anchor.set(this, member, value);
       },
     });
   }
-  return prototype;
+  return View;
 }

@@ -5,8 +5,8 @@ export interface FieldCodec {
   readonly size: number;
   readonly alignment: number;
   read(data: DataView, offset: number): unknown;
-  /** `path` names the field in errors. */
-  write(data: DataView, offset: number, value: unknown, path: string): void;
+  /** `label` names the field in errors. */
+  write(data: DataView, offset: number, value: unknown, label: string): void;
   view(data: DataView, offset: number): unknown;
 }
 
@@ -31,9 +31,9 @@ function numberCodec(
     alignment: size,
     read,
     view: read,
-    write(data, offset, value, path) {
+    write(data, offset, value, label) {
       if (typeof value !== "number" || !Number.isInteger(value) || value < minimum || value > maximum) {
-        throw new RangeError(`${path} must be an integer from ${minimum} to ${maximum}, not ${String(value)}`);
+        throw new RangeError(`${label} must be an integer from ${minimum} to ${maximum}, not ${String(value)}`);
       }
       write(data, offset, value);
     },
@@ -51,9 +51,9 @@ function bigintCodec(
     alignment: 8,
     read,
     view: read,
-    write(data, offset, value, path) {
+    write(data, offset, value, label) {
       if (typeof value !== "bigint" || value < minimum || value > maximum) {
-        throw new RangeError(`${path} must be a bigint from ${minimum} to ${maximum}, not ${String(value)}`);
+        throw new RangeError(`${label} must be a bigint from ${minimum} to ${maximum}, not ${String(value)}`);
       }
       write(data, offset, value);
     },
@@ -87,9 +87,9 @@ function bytesCodec(length: number, alignment: number): FieldCodec {
     alignment,
     read: (data, offset) => window(data, offset).slice(),
     view: window,
-    write(data, offset, value, path) {
+    write(data, offset, value, label) {
       if (!(value instanceof Uint8Array) || value.byteLength > length) {
-        throw new RangeError(`${path} must be at most ${length} bytes`);
+        throw new RangeError(`${label} must be at most ${length} bytes`);
       }
       const target = window(data, offset);
       target.set(value);
@@ -106,12 +106,12 @@ function arrayCodec(element: FieldCodec, length: number): FieldCodec {
     alignment: element.alignment,
     read: (data, offset) => each((at) => element.read(data, at), offset),
     view: (data, offset) => each((at) => element.view(data, at), offset),
-    write(data, offset, value, path) {
+    write(data, offset, value, label) {
       if (!Array.isArray(value) || value.length > length) {
-        throw new RangeError(`${path} must be at most ${length} long`);
+        throw new RangeError(`${label} must be at most ${length} long`);
       }
       for (let index = 0; index < value.length; index++) {
-        element.write(data, offset + index * element.size, value[index], `${path}[${index}]`);
+        element.write(data, offset + index * element.size, value[index], label);
       }
     },
   };

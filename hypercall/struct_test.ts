@@ -97,7 +97,7 @@ Deno.test("a value that does not fit is refused by name", () => {
   throws(() => Outer.encode({ last: 1n << 63n }), RangeError);
   throws(() => Outer.encode({ handle: new Uint8Array(6) }), /at most 5 bytes/);
   throws(() => Outer.encode({ words: [1, 2, 3, 4] }), /at most 3 long/);
-  throws(() => Outer.encode({ inner: { count: -1 } }), /outer\.inner\.count/);
+  throws(() => Outer.encode({ inner: { count: -1 } }), /inner\.count must be an integer/);
   const view = Inner.view(new Uint8Array(8));
   throws(() => view.tag = -1, RangeError);
 });

@@ -35,8 +35,7 @@ export function pagingCalls(invoker: Invoker, batch: PagingBatch): PagingCalls {
     pageOut: (domid, gfns) => batch.run(domid, [PAGING_OP.nominate, PAGING_OP.evict], gfns),
 
     prep(domid, gfn, buffer) {
-      const argument = MemPagingOp.encode({ op: PAGING_OP.prep, domain: domid, buffer, gfn });
-      return Math.min(0, invoker.tryCommand(HYPERCALL.memory_op, XENMEM.paging_op, argument));
+      return batch.runOne(domid, PAGING_OP.prep, gfn, buffer);
     },
 
     prepMany(domid, gfns, buffers) {
@@ -51,12 +50,16 @@ export class PagingBatch implements Disposable {
   readonly #invoker: Invoker;
   readonly #list: PinnedMemory;
   readonly #operations: PinnedMemory;
+  readonly #listView: DataView;
+  readonly #operationView: DataView;
 
   constructor(invoker: Invoker) {
     using stack = new DisposableStack();
     this.#invoker = invoker;
     this.#list = stack.use(invoker.port.allocate(BATCH_ENTRIES * MulticallEntry.size));
     this.#operations = stack.use(invoker.port.allocate(BATCH_ENTRIES * MemPagingOp.size));
+    this.#listView = dataView(this.#list);
+    this.#operationView = dataView(this.#operations);
     stack.move();
   }
 
@@ -64,7 +67,7 @@ export class PagingBatch implements Disposable {
   run(domid: Domid, ops: readonly number[], gfns: BigUint64Array, buffers?: BigUint64Array): Int32Array {
     const results = new Int32Array(gfns.length);
     const pages = Math.floor(BATCH_ENTRIES / ops.length);
-    const list = dataView(this.#list);
+    const list = this.#listView;
     for (let start = 0; start < gfns.length; start += pages) {
       const end = Math.min(start + pages, gfns.length);
       const entries = this.#fill(domid, ops, gfns.subarray(start, end), buffers?.subarray(start, end));
@@ -79,18 +82,21 @@ export class PagingBatch implements Disposable {
     return results;
   }
 
+  /** One operation, without a multicall: 0 or -errno. */
+  runOne(domid: Domid, op: number, gfn: bigint, buffer: bigint): number {
+    writeOperation(this.#operationView, 0, domid, op, gfn, buffer);
+    const { address } = this.#operations;
+    return Math.min(0, Number(this.#invoker.port.call(HYPERCALL.memory_op, BigInt(XENMEM.paging_op), address)));
+  }
+
   /** Writes whole entries each time: Xen may change one that it preempts (common/multicall.c). */
   #fill(domid: Domid, ops: readonly number[], gfns: BigUint64Array, buffers?: BigUint64Array): number {
-    const list = dataView(this.#list);
-    const operations = dataView(this.#operations);
+    const list = this.#listView;
     let entry = 0;
     for (let page = 0; page < gfns.length; page++) {
       for (const op of ops) {
         const at = entry * MemPagingOp.size;
-        operations.setUint8(at + MemPagingOp.offsets.op, op);
-        operations.setUint16(at + MemPagingOp.offsets.domain, domid, true);
-        operations.setBigUint64(at + MemPagingOp.offsets.buffer, buffers?.[page] ?? 0n, true);
-        operations.setBigUint64(at + MemPagingOp.offsets.gfn, gfns[page] ?? 0n, true);
+        writeOperation(this.#operationView, at, domid, op, gfns[page] ?? 0n, buffers?.[page] ?? 0n);
         const call = entry * MulticallEntry.size;
         list.setBigUint64(call + MulticallEntry.offsets.op, BigInt(HYPERCALL.memory_op), true);
         list.setBigUint64(call + MulticallEntry.offsets.result, 0n, true);
@@ -106,6 +112,14 @@ export class PagingBatch implements Disposable {
     this.#list[Symbol.dispose]();
     this.#operations[Symbol.dispose]();
   }
+}
+
+/** By offset, without the struct's encoder: this runs once or twice for every page of a domain. */
+function writeOperation(view: DataView, at: number, domid: Domid, op: number, gfn: bigint, buffer: bigint): void {
+  view.setUint8(at + MemPagingOp.offsets.op, op);
+  view.setUint16(at + MemPagingOp.offsets.domain, domid, true);
+  view.setBigUint64(at + MemPagingOp.offsets.buffer, buffer, true);
+  view.setBigUint64(at + MemPagingOp.offsets.gfn, gfn, true);
 }
 
 function dataView({ bytes }: PinnedMemory): DataView {
