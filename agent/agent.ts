@@ -22,7 +22,7 @@ export interface AgentPorts {
   readonly plumber: VifPlumber;
   readonly clock: Clock;
   readonly journal: JournalFile;
-  readonly findFree?: FreePageFinder;
+  readonly freePages?: FreePageFinder;
   readonly placement?: Placement;
 }
 
@@ -48,7 +48,7 @@ export class Agent implements AsyncDisposable {
         ...parts,
         holds: { addParent: (parent) => journal.addParent(parent), removeParent: (uuid) => journal.removeParent(uuid) },
       },
-      ports.findFree,
+      ports.freePages,
     );
     this.local = new LocalHost(options.host, parts, journal, this.parents);
     this.engine = new ForkEngine({

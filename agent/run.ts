@@ -9,6 +9,7 @@ import type { Config } from "./config/mod.ts";
 import { journalFile } from "./fork/journal.ts";
 import { systemClock } from "./fork/timing.ts";
 import { GuestService } from "./guest/mod.ts";
+import { FreePages } from "./free_pages.ts";
 import { guestStore } from "./guest_store.ts";
 import { linkPlumber } from "./link_plumber.ts";
 import { startMemoryThread } from "./memory/thread.ts";
@@ -48,6 +49,12 @@ export async function runAgent({ config, version, openMachine, logs, signal, rea
       store: xenstore,
       plumber: linkPlumber,
       clock: systemClock,
+      freePages: new FreePages({
+        xen,
+        foreignMemory: machine.foreignMemory,
+        store: xenstore,
+        nowMs: () => performance.now(),
+      }),
       journal: journalFile(`${config.stateDirectory}/journal.json`),
     }, { host, ...config.limits }),
   );

@@ -92,6 +92,7 @@ export class ForkEngine implements Engine {
     ticket.busy = true;
     this.#tickets.add(ticket);
     try {
+      await this.#parts.parents.prepare(parent.domid as Domid);
       ticket.clones.push(...await makeShells(ticket, wanted, this.#parts.hosts, this.#parts.placement));
     } catch (error) {
       this.#tickets.end(ticket);

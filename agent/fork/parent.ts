@@ -48,8 +48,19 @@ export interface ParentPorts {
   readonly holds: HoldLog;
 }
 
-/** Finds pages that the kernel of a suspended guest holds free. No pages where it cannot tell for certain. */
-export type FreePageFinder = (domid: Domid, context: Uint8Array, map: MemoryMap) => Promise<Uint32Array>;
+/** A look for the pages that a parent's kernel holds free. What it has mapped is let go when it is disposed of. */
+export interface FreeWalk extends Disposable {
+  /** Their indexes, ascending, of a suspended guest with this context; none where that cannot be told for certain. */
+  find(context: Uint8Array): Uint32Array;
+}
+
+export interface FreePageFinder {
+  /** While the guest runs, long before its fork. */
+  prepare(domid: Domid): Promise<void>;
+  /** While the guest runs, just before its fork; undefined where nothing can be found. */
+  begin(domid: Domid, map: MemoryMap): FreeWalk | undefined;
+  forget(domid: Domid): void;
+}
 
 export interface ForkOptions {
   readonly snapshot: string;
@@ -78,8 +89,9 @@ export interface Fork {
 
 export class Parents {
   readonly #ports: ParentPorts;
-  readonly #findFree: FreePageFinder;
+  readonly #freePages: FreePageFinder | undefined;
   readonly #shapes = new Map<Domid, GuestShape>();
+  readonly #cloned = new Set<Domid>();
   readonly #suspendPorts = new Map<Domid, Port>();
   readonly #waiting = new Map<Domid, () => void>();
   /** Parents whose release is awaited. */
@@ -88,19 +100,22 @@ export class Parents {
   readonly #frozen = new Set<Domid>();
   readonly #log = getLogger(["snowflock", "parent"]);
 
-  constructor(ports: ParentPorts, findFree: FreePageFinder = () => Promise.resolve(new Uint32Array())) {
+  constructor(ports: ParentPorts, freePages?: FreePageFinder) {
     this.#ports = ports;
-    this.#findFree = findFree;
+    this.#freePages = freePages;
   }
 
   /** Says what a clone's machine is like: it was made from a descriptor, and cannot be asked while pages are absent. */
   learn(domid: Domid, shape: GuestShape): void {
     this.#shapes.set(domid, shape);
+    this.#cloned.add(domid);
   }
 
   /** The domain is gone, or no longer held. */
   async forget(domid: Domid): Promise<void> {
     this.#shapes.delete(domid);
+    this.#cloned.delete(domid);
+    this.#freePages?.forget(domid);
     const port = this.#suspendPorts.get(domid);
     this.#suspendPorts.delete(domid);
     if (port !== undefined) await this.#ports.memory.unwatchSuspend(port);
@@ -136,6 +151,11 @@ export class Parents {
     return shape;
   }
 
+  /** What can be learnt of a parent before its fork, so that the fork need not. */
+  async prepare(domid: Domid): Promise<void> {
+    if (!this.#cloned.has(domid)) await this.#freePages?.prepare(domid);
+  }
+
   /** A domain said that it has suspended. Without a fork under way the suspend came too late: it goes on. */
   async onSuspended(domid: Domid): Promise<void> {
     const waiting = this.#waiting.get(domid);
@@ -159,6 +179,9 @@ export class Parents {
     await using undo = new AsyncDisposableStack();
     undo.defer(() => memory.releaseDomain(domid));
     await this.#subscribe(domid);
+
+    // A clone's absent pages must not be looked at: to map one calls for it.
+    const walk = this.#cloned.has(domid) ? undefined : undo.use(this.#freePages?.begin(domid, shape.memory.map));
 
     const started = clock.nowMs();
     xen.logDirtyEnable(domid);
@@ -184,8 +207,10 @@ export class Parents {
       params,
       identPt: this.#identPt(domid, shape),
       hot,
-      free: await this.#findFree(domid, context, shape.memory.map),
+      free: walk?.find(context) ?? new Uint32Array(),
     };
+    // What it has mapped could not be nominated.
+    walk?.[Symbol.dispose]();
     await options.whileSuspended?.();
     const captured = clock.nowMs();
 
