@@ -188,7 +188,10 @@ export class OpenDisk implements Disposable {
     return this.#entries.map((entry) => entry.realPath);
   }
 
-  /** Freezes the top, which must be idle and flushed, and puts fresh overlays on it: the parent's, in place, and the clones'. */
+  /**
+   * Freezes the top, which must be idle and flushed, and puts fresh overlays on it: the parent's, in place and durable, and the
+   * clones', which are not.
+   */
   fork(paths: ForkPaths): ForkedPaths {
     const top = this.#entries[0];
     if (top === undefined || !this.chain.writable || top.layer instanceof RemoteLayer) {
@@ -211,6 +214,8 @@ export class OpenDisk implements Disposable {
       const clones = paths.clones.map((path) => make(path).realPath);
       const parent = reuse ? undefined : make(paths.parent);
       if (parent !== undefined) {
+        // The parent's only: a clone does not outlive this host's crash.
+        parent.image.flush();
         top.layer.freeze();
         top.writable = false;
         this.#registry.sealLater(top.layer);

@@ -48,8 +48,8 @@ export class Qcow2Image implements WritableLayer, Disposable {
   }
 
   /**
-   * A new image in an empty file. Nothing is synced: the first flush makes header, name and content durable together, which
-   * keeps a fork's pause free of disk waits. `seal` it where nothing will flush.
+   * A new image in an empty file. Nothing is synced: the first flush makes header, name and content durable together. `seal` it
+   * where nothing will flush.
    */
   static create(file: FilePort, byteLength: number, backing: Backing | undefined): Qcow2Image {
     const header = planHeader(byteLength, backing);
