@@ -245,9 +245,9 @@ export function readObjectTag({ view, length }: Packet): number | undefined {
 }
 
 /** Whether the packet names this object in all 16 bytes. */
-export function namesObject({ bytes }: Packet, object: Uint8Array): boolean {
-  for (let at = 0; at < 16; at++) if (bytes[OBJECT_AT + at] !== object[at]) return false;
-  return true;
+export function namesObject({ view }: Packet, words: Uint32Array): boolean {
+  return view.getUint32(OBJECT_AT) === words[0] && view.getUint32(OBJECT_AT + 4) === words[1] &&
+    view.getUint32(OBJECT_AT + 8) === words[2] && view.getUint32(OBJECT_AT + 12) === words[3];
 }
 
 /** The 16 bytes of the id, in the packet. */

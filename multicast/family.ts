@@ -1,7 +1,7 @@
 /** One family on the wire: its key, its members as far as they were heard, what is served and wanted of it here. */
 import { writeHeader } from "./codec.ts";
 import type { BlockSink, BlockSource, Packet, Sealer } from "./ports.ts";
-import { type Endpoint, type Id, idBytes, idTag, MAX_COUNTER, MAX_OBJECTS } from "./protocol.ts";
+import { type Endpoint, type Id, idBytes, idTag, idWords, MAX_COUNTER, MAX_OBJECTS } from "./protocol.ts";
 import type { Receiver } from "./receiver.ts";
 import { ReplayWindow } from "./replay.ts";
 import type { Server } from "./server.ts";
@@ -12,6 +12,7 @@ const MAX_PEERS = 2048;
 export interface ServedObject {
   readonly id: Id;
   readonly bytes: Uint8Array;
+  readonly words: Uint32Array;
   readonly source: BlockSource;
   slot: number;
 }
@@ -19,6 +20,7 @@ export interface ServedObject {
 export interface WantedObject {
   readonly id: Id;
   readonly bytes: Uint8Array;
+  readonly words: Uint32Array;
   /** Names it among the host's wanted objects. */
   readonly slot: number;
   readonly family: Family;
@@ -60,7 +62,8 @@ export class Family {
   readonly mode: "multicast" | "unicast";
   readonly served = new Map<number, ServedObject>();
   readonly wanted = new Map<number, WantedObject>();
-  readonly peers = new Map<number, Peer>();
+  readonly #peers = new Map<number, Peer>();
+  #last: Peer | undefined;
   readonly #header = { type: 0, family: 0, sender: 0, counter: 0 };
 
   constructor(
@@ -96,7 +99,7 @@ export class Family {
 
   addServed(id: Id, source: BlockSource, blocks: number): ServedObject {
     claim(this.served, id);
-    const object: ServedObject = { id, bytes: idBytes(id), source, slot: 0 };
+    const object: ServedObject = { id, bytes: idBytes(id), words: idWords(id), source, slot: 0 };
     object.slot = this.server.add(object, blocks);
     this.served.set(idTag(id), object);
     return object;
@@ -107,22 +110,27 @@ export class Family {
     this.wanted.set(idTag(object.id), object);
   }
 
-  /** The member that sent an authenticated packet. */
-  hear(sender: number, nowMs: number): Peer {
-    let peer = this.peers.get(sender);
-    if (peer === undefined) {
-      if (this.peers.size >= MAX_PEERS) this.#forgetOldest();
-      peer = { sender, replay: new ReplayWindow(), heardMs: nowMs, highest: 0, received: 0 };
-      this.peers.set(sender, peer);
-    }
-    peer.heardMs = nowMs;
+  /** A member that was heard before. */
+  peer(sender: number): Peer | undefined {
+    if (this.#last?.sender === sender) return this.#last;
+    const peer = this.#peers.get(sender);
+    if (peer !== undefined) this.#last = peer;
+    return peer;
+  }
+
+  /** A member that is heard for the first time. */
+  meet(sender: number, nowMs: number): Peer {
+    if (this.#peers.size >= MAX_PEERS) this.#forgetOldest();
+    const peer = { sender, replay: new ReplayWindow(), heardMs: nowMs, highest: 0, received: 0 };
+    this.#peers.set(sender, peer);
     return peer;
   }
 
   #forgetOldest(): void {
     let oldest: Peer | undefined;
-    for (const peer of this.peers.values()) if (oldest === undefined || peer.heardMs < oldest.heardMs) oldest = peer;
-    if (oldest !== undefined) this.peers.delete(oldest.sender);
+    for (const peer of this.#peers.values()) if (oldest === undefined || peer.heardMs < oldest.heardMs) oldest = peer;
+    if (oldest !== undefined) this.#peers.delete(oldest.sender);
+    this.#last = undefined;
   }
 }
 

@@ -54,9 +54,11 @@ export class Intake {
     const family = families.get(header.family);
     if (family === undefined) return void counters.unknownFamily++;
     if (header.sender === family.sender) return void counters.own++;
-    if (family.peers.get(header.sender)?.replay.fresh(header.counter) === false) return void counters.replayed++;
+    const known = family.peer(header.sender);
+    if (known?.replay.fresh(header.counter) === false) return void counters.replayed++;
     if (!family.sealer.open(packet)) return void counters.forged++;
-    const peer = family.hear(header.sender, nowMs);
+    const peer = known ?? family.meet(header.sender, nowMs);
+    peer.heardMs = nowMs;
     peer.replay.take(header.counter);
     return { family, peer, header };
   }
@@ -67,7 +69,7 @@ export class Intake {
     const tag = readObjectTag(packet);
     if (request === undefined || tag === undefined) return void this.#counters.malformed++;
     const object = family.served.get(tag);
-    if (object !== undefined && namesObject(packet, object.bytes)) return { request, object, id: object.bytes };
+    if (object !== undefined && namesObject(packet, object.words)) return { request, object, id: object.bytes };
     this.#counters.unknownObject++;
     return { request, object: undefined, id: objectId(packet) };
   }
@@ -78,7 +80,7 @@ export class Intake {
     const tag = readObjectTag(packet);
     if (tag === undefined) return void this.#counters.malformed++;
     const wanted = family.wanted.get(tag);
-    const known = wanted !== undefined && namesObject(packet, wanted.bytes) ? wanted : undefined;
+    const known = wanted !== undefined && namesObject(packet, wanted.words) ? wanted : undefined;
     if (type === MessageType.Data) return this.#data(peer, known, packet, group, nowMs);
     if (known === undefined) this.#counters.unknownObject++;
     else if (packet.ip === known.server.ip && packet.port === known.server.port) known.sink.onGone();

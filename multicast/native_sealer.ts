@@ -84,7 +84,7 @@ class NativeSealer implements Sealer {
     const { header, nonce, body } = this.#of(packet);
     const context = this.#decrypt;
     const { EVP_DecryptInit_ex, EVP_DecryptUpdate, EVP_DecryptFinal_ex, EVP_CIPHER_CTX_ctrl } = this.#symbols;
-    this.#tag.set(packet.bytes.subarray(end, end + TAG_BYTES));
+    for (let n = 0; n < TAG_BYTES; n++) this.#scratch[n] = packet.bytes[end + n] ?? 0;
     const genuine = EVP_DecryptInit_ex(context, null, null, null, nonce) === 1 &&
       EVP_DecryptUpdate(context, null, this.#lengthPointer, header, HEADER_BYTES) === 1 &&
       EVP_DecryptUpdate(context, body, this.#lengthPointer, body, end - HEADER_BYTES) === 1 &&

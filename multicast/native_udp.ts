@@ -64,6 +64,8 @@ export interface UdpOptions {
   readonly groups?: boolean;
   readonly receiveBufferBytes?: number;
   readonly sendBufferBytes?: number;
+  /** What is sent to groups reaches other processes of this host, and this one. */
+  readonly loopback?: boolean;
   /** Hops that multicast may take. */
   readonly timeToLive?: number;
 }
@@ -114,8 +116,7 @@ export class NativeUdp implements DatagramSocket {
       this.#buffer(SO_SNDBUFFORCE, SO_SNDBUF, options.sendBufferBytes ?? 4 << 20);
       this.#option(IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO, "forbid fragments");
       this.#option(IPPROTO_IP, IP_MULTICAST_TTL, options.timeToLive ?? 4, "set the multicast hops");
-      // Another process of this host may be a member.
-      this.#option(IPPROTO_IP, IP_MULTICAST_LOOP, 1, "loop multicast back");
+      this.#option(IPPROTO_IP, IP_MULTICAST_LOOP, options.loopback ? 1 : 0, "set whether multicast loops back");
       this.#option(IPPROTO_IP, IP_MULTICAST_ALL, 0, "limit multicast to the groups joined");
       if (options.groups) this.#option(SOL_SOCKET, SO_REUSEADDR, 1, "share the port");
       if (this.#interface !== 0) {

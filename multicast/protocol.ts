@@ -60,6 +60,11 @@ export function idBytes(id: Id): Uint8Array {
   return Uint8Array.from({ length: 16 }, (_, at) => Number.parseInt(id.slice(2 * at, 2 * at + 2), 16));
 }
 
+/** An id as four big-endian words, for comparing. */
+export function idWords(id: Id): Uint32Array {
+  return Uint32Array.from({ length: 4 }, (_, at) => Number.parseInt(id.slice(8 * at, 8 * at + 8), 16));
+}
+
 /** The first 6 bytes of an id: what a packet names a family by, and where an object is looked up. */
 export function idTag(id: Id): number {
   return Number.parseInt(id.slice(0, 12), 16);

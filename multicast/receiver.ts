@@ -32,6 +32,9 @@ const STEP = 128;
 const UNICAST_ATTEMPT = 2;
 const MAX_BACKOFF = 64;
 
+/** A block's place in its chunk of {@link MAX_RANGE_BLOCKS}: the low bits of its index. */
+const AT = MAX_RANGE_BLOCKS - 1;
+
 /** `Wanted` waits in the queue, `Asked` at the server; `Lost` is about to be asked for again. */
 const State = { None: 0, Wanted: 1, Asked: 2, Lost: 3, Urgent: 4, Done: 5 } as const;
 
@@ -77,11 +80,14 @@ export class Receiver {
     urgentTimeouts: 0,
   };
   readonly urgentTrip = new RoundTrip({ initialMs: 20, minMs: 4, maxMs: 1000 });
-  readonly trip = new RoundTrip({ initialMs: 200, minMs: 30, maxMs: 2000 });
+  readonly trip = new RoundTrip({ initialMs: 200, minMs: 60, maxMs: 2000 });
   readonly blocks: number;
   readonly #options: ReceiverOptions;
   readonly #missing: (index: number) => number;
+  /** By index >> 12. */
   readonly #chunks = new Map<number, Chunk>();
+  #lastNumber = 0;
+  #lastChunk = newChunk();
   readonly #wants: BlockRing;
   /** Blocks asked for, in order. Entries of blocks that came are skipped. */
   #asked: { index: number; order: number; sentMs: number }[] = [];
@@ -95,6 +101,8 @@ export class Receiver {
   #order = 0;
   #backoff = 1;
   #heardMs = 0;
+  /** When a block that had been asked for came last. */
+  #progressMs = 0;
   #stalled = false;
 
   /** `missing` tells the fragments that a block lacks. */
@@ -103,6 +111,7 @@ export class Receiver {
     this.#missing = missing;
     this.#options = options;
     this.#wants = new BlockRing(blocks);
+    this.#chunks.set(0, this.#lastChunk);
   }
 
   /** Background and urgent blocks that are not here yet. */
@@ -112,13 +121,13 @@ export class Receiver {
 
   /** Whether a block that arrives is to be kept. */
   accepts(index: number): boolean {
-    return index < this.blocks && this.#chunk(index).state[index % MAX_RANGE_BLOCKS] !== State.Done;
+    return index < this.blocks && this.#chunk(index).state[index & AT] !== State.Done;
   }
 
   /** Whether a block was asked for, or waits to be, and is not here yet. */
   asked(index: number): boolean {
     if (index >= this.blocks) return false;
-    const state = this.#chunk(index).state[index % MAX_RANGE_BLOCKS];
+    const state = this.#chunk(index).state[index & AT];
     return state !== State.None && state !== State.Done;
   }
 
@@ -127,7 +136,7 @@ export class Receiver {
     for (const index of indexes) {
       if (!(index >= 0 && index < this.blocks)) throw new RangeError(`Block ${index} of an object of ${this.blocks}`);
       const { state, attempts, queued } = this.#chunk(index);
-      const at = index % MAX_RANGE_BLOCKS;
+      const at = index & AT;
       const before = state[at];
       if (urgent && before !== State.Urgent && this.#urgent.size < this.#options.maxUrgent) {
         this.#uncount(before);
@@ -155,7 +164,7 @@ export class Receiver {
     this.#heard(nowMs);
     if (!stream) return;
     const { state, order, attempts } = this.#chunk(index);
-    const at = index % MAX_RANGE_BLOCKS;
+    const at = index & AT;
     // One that was asked for again may answer the first asking: nothing follows from it.
     if (state[at] === State.Asked && attempts[at] === 0) this.#lostBefore((order[at] ?? 0) - REORDER_BLOCKS);
   }
@@ -164,7 +173,7 @@ export class Receiver {
   arrived(index: number, nowMs: number): boolean {
     this.#heard(nowMs);
     const { state, attempts, order } = this.#chunk(index);
-    const at = index % MAX_RANGE_BLOCKS;
+    const at = index & AT;
     const before = state[at];
     if (before === State.Urgent) {
       const urgent = this.#urgent.get(index);
@@ -174,6 +183,7 @@ export class Receiver {
       // The oldest one asked for gives a sample: one for a window's worth of blocks or so.
       if (head !== undefined && head.order === order[at]) this.trip.sample(nowMs - head.sentMs);
     }
+    if (before === State.Asked) this.#progressMs = nowMs;
     this.#settle(index, State.Done);
     this.stats.delivered++;
     if (before === State.None) this.stats.overheard++;
@@ -210,7 +220,7 @@ export class Receiver {
     for (const urgent of this.#urgent.values()) due = Math.min(due, urgent.dueMs);
     this.#skipSettled();
     const head = this.#asked[this.#askedHead];
-    if (head !== undefined) due = Math.min(due, head.sentMs + this.#timeoutMs());
+    if (head !== undefined) due = Math.min(due, this.#timeoutAtMs(head.sentMs));
     if (this.#lostBlocks > 0 || this.#opening()) due = 0;
     if (this.left > 0 && !this.#stalled) due = Math.min(due, this.#heardMs + this.#options.stallMs);
     return due === Infinity ? undefined : due;
@@ -229,8 +239,9 @@ export class Receiver {
     this.#backoff = 1;
   }
 
-  #timeoutMs(): number {
-    return Math.min(this.trip.timeoutMs() * this.#backoff, 4000);
+  /** While blocks come, what was lost shows by the order: the timer runs from the last one on. */
+  #timeoutAtMs(sentMs: number): number {
+    return Math.max(sentMs, this.#progressMs) + Math.min(this.trip.timeoutMs() * this.#backoff, 4000);
   }
 
   #pollUrgent(asks: Ask[], nowMs: number): void {
@@ -253,12 +264,11 @@ export class Receiver {
   }
 
   #pollTimeouts(nowMs: number): void {
-    const timeoutMs = this.#timeoutMs();
     let timedOut = false;
     for (;;) {
       this.#skipSettled();
       const head = this.#asked[this.#askedHead];
-      if (head === undefined || head.sentMs + timeoutMs > nowMs) break;
+      if (head === undefined || this.#timeoutAtMs(head.sentMs) > nowMs) break;
       this.#askedHead++;
       this.#lost(head);
       this.stats.timeouts++;
@@ -274,7 +284,7 @@ export class Receiver {
     const endGame = this.left <= this.#options.endGame;
     for (const index of this.#again) {
       const { state, attempts } = this.#chunk(index);
-      const at = index % MAX_RANGE_BLOCKS;
+      const at = index & AT;
       if (state[at] !== State.Lost) continue;
       this.#lostBlocks--;
       (endGame || (attempts[at] ?? 0) > UNICAST_ATTEMPT ? unicast : stream).push(index);
@@ -296,8 +306,8 @@ export class Receiver {
     while (this.#outstanding < this.#options.window && this.#wants.shift()) {
       const index = this.#wants.index;
       const { state, queued } = this.#chunk(index);
-      queued[index % MAX_RANGE_BLOCKS] = 0;
-      if (state[index % MAX_RANGE_BLOCKS] !== State.Wanted) continue;
+      queued[index & AT] = 0;
+      if (state[index & AT] !== State.Wanted) continue;
       this.#wanted--;
       this.#ask(index, nowMs);
       indexes.push(index);
@@ -307,7 +317,7 @@ export class Receiver {
 
   #ask(index: number, nowMs: number): void {
     const chunk = this.#chunk(index);
-    const at = index % MAX_RANGE_BLOCKS;
+    const at = index & AT;
     chunk.state[at] = State.Asked;
     chunk.order[at] = ++this.#order;
     this.#outstanding++;
@@ -329,7 +339,7 @@ export class Receiver {
 
   #lost(entry: { readonly index: number; readonly order: number }): boolean {
     const { state, attempts, order } = this.#chunk(entry.index);
-    const at = entry.index % MAX_RANGE_BLOCKS;
+    const at = entry.index & AT;
     if (state[at] !== State.Asked || order[at] !== entry.order) return false;
     state[at] = State.Lost;
     this.#lostBlocks++;
@@ -348,7 +358,7 @@ export class Receiver {
         return;
       }
       const { state, order } = this.#chunk(head.index);
-      const at = head.index % MAX_RANGE_BLOCKS;
+      const at = head.index & AT;
       if (state[at] === State.Asked && order[at] === head.order) return;
       this.#askedHead++;
     }
@@ -374,7 +384,7 @@ export class Receiver {
 
   #settle(index: number, state: number): void {
     const chunk = this.#chunk(index);
-    const at = index % MAX_RANGE_BLOCKS;
+    const at = index & AT;
     this.#uncount(chunk.state[at]);
     this.#urgent.delete(index);
     chunk.state[at] = state;
@@ -387,17 +397,24 @@ export class Receiver {
   }
 
   #chunk(index: number): Chunk {
-    const number = Math.floor(index / MAX_RANGE_BLOCKS);
+    const number = index >>> 12;
+    if (number === this.#lastNumber) return this.#lastChunk;
     let chunk = this.#chunks.get(number);
     if (chunk === undefined) {
-      chunk = {
-        state: new Uint8Array(MAX_RANGE_BLOCKS),
-        attempts: new Uint8Array(MAX_RANGE_BLOCKS),
-        queued: new Uint8Array(MAX_RANGE_BLOCKS),
-        order: new Float64Array(MAX_RANGE_BLOCKS),
-      };
+      chunk = newChunk();
       this.#chunks.set(number, chunk);
     }
+    this.#lastNumber = number;
+    this.#lastChunk = chunk;
     return chunk;
   }
+}
+
+function newChunk(): Chunk {
+  return {
+    state: new Uint8Array(MAX_RANGE_BLOCKS),
+    attempts: new Uint8Array(MAX_RANGE_BLOCKS),
+    queued: new Uint8Array(MAX_RANGE_BLOCKS),
+    order: new Float64Array(MAX_RANGE_BLOCKS),
+  };
 }

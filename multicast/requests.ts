@@ -3,7 +3,7 @@ import { rangesPerPacket, writeRequest } from "./codec.ts";
 import type { Family, WantedObject } from "./family.ts";
 import type { Outbox } from "./outbox.ts";
 import type { BlockSink } from "./ports.ts";
-import { type Endpoint, type Id, idBytes, MessageType, RequestFlag } from "./protocol.ts";
+import { type Endpoint, type Id, idBytes, idWords, MessageType, RequestFlag } from "./protocol.ts";
 import type { Ask, Receiver } from "./receiver.ts";
 
 /** While the stream runs, its server hears of it so often. */
@@ -30,6 +30,7 @@ export class Requests {
     return {
       id,
       bytes: idBytes(id),
+      words: idWords(id),
       slot,
       family,
       server: options.server,
@@ -64,13 +65,13 @@ export class Requests {
   }
 
   #reportDueMs(wanted: WantedObject): number {
-    const received = wanted.family.peers.get(wanted.source)?.received ?? 0;
+    const received = wanted.family.peer(wanted.source)?.received ?? 0;
     return wanted.reportedMs + (received !== wanted.reportedReceived ? REPORT_MS : ALIVE_MS);
   }
 
   #send(wanted: WantedObject, ask: Ask, payloadBytes: number, packets: number, nowMs: number): number {
     const { family, server } = wanted;
-    const peer = family.peers.get(wanted.source);
+    const peer = family.peer(wanted.source);
     const request = {
       flags: (ask.urgent ? RequestFlag.Urgent : 0) | (ask.unicast ? RequestFlag.Unicast : 0) |
         (wanted.fanOut ? RequestFlag.FanOut : 0),

@@ -21,7 +21,13 @@ export class Sending {
   readonly #counters: Counters;
   readonly #writer: DataWriter;
   readonly #job: Job<ServedObject> = {
-    handle: { id: "" as Id, bytes: new Uint8Array(16), source: { readBlock: () => "absent" }, slot: 0 },
+    handle: {
+      id: "" as Id,
+      bytes: new Uint8Array(16),
+      words: new Uint32Array(4),
+      source: { readBlock: () => "absent" },
+      slot: 0,
+    },
     slot: 0,
     index: 0,
     mask: 0,

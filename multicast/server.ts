@@ -35,6 +35,9 @@ const RECEIVER_LAPSE_MS = 10_000;
 /** When to tell, after the last block, that the stream has ended: the tail's losses show by it. */
 const IDLE_AFTER_MS = [1, 8, 60];
 
+/** A block's place in its chunk of {@link MAX_RANGE_BLOCKS}: the low bits of its index. */
+const AT = MAX_RANGE_BLOCKS - 1;
+
 /** What is known of the blocks `chunk * 4096` and on. */
 class Chunk {
   readonly pending = new Uint8Array(MAX_RANGE_BLOCKS);
@@ -168,9 +171,9 @@ export class Server<T> {
     for (const index of indexes) {
       if (index >= served.blocks) continue;
       const chunk = chunkOf(served, index);
-      if (chunk.pending[index % MAX_RANGE_BLOCKS] !== 0) continue;
+      if (chunk.pending[index & AT] !== 0) continue;
       if (!this.#background.push(slot, index)) break;
-      chunk.pending[index % MAX_RANGE_BLOCKS] = ALL_FRAGMENTS;
+      chunk.pending[index & AT] = ALL_FRAGMENTS;
       queued++;
     }
     return queued;
@@ -203,7 +206,7 @@ export class Server<T> {
     const served = this.#served[job.slot];
     if (served === undefined || job.unicast !== undefined) return;
     const chunk = chunkOf(served, job.index);
-    const at = job.index % MAX_RANGE_BLOCKS;
+    const at = job.index & AT;
     chunk.sentMask[at] = job.mask;
     chunk.sentSequence[at] = this.sequence;
     chunk.sentMs[at] = nowMs;
@@ -250,7 +253,7 @@ export class Server<T> {
     const served = this.#served[ring.slot];
     if (served === undefined) return true;
     const chunk = chunkOf(served, ring.index);
-    const at = ring.index % MAX_RANGE_BLOCKS;
+    const at = ring.index & AT;
     job.handle = served.handle;
     job.slot = ring.slot;
     job.index = ring.index;
@@ -262,7 +265,7 @@ export class Server<T> {
 
   #ask(slot: number, served: Served<T>, index: number, mask: number, request: Request, nowMs: number): void {
     const chunk = chunkOf(served, index);
-    const at = index % MAX_RANGE_BLOCKS;
+    const at = index & AT;
     const pending = chunk.pending[at] ?? 0;
     const urgent = (request.flags & RequestFlag.Urgent) !== 0;
     let wanted = mask;
@@ -341,7 +344,7 @@ export class Server<T> {
 }
 
 function chunkOf<T>(served: Served<T>, index: number): Chunk {
-  const number = Math.floor(index / MAX_RANGE_BLOCKS);
+  const number = index >>> 12;
   let chunk = served.chunks.get(number);
   if (chunk === undefined) {
     chunk = new Chunk();

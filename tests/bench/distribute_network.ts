@@ -66,13 +66,25 @@ export class BenchNetwork implements AsyncDisposable {
     const port = `p${node}`;
     await run("ip", "-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", bridge);
     await run("ip", "-n", bridge, "link", "set", port, "master", "br0", "up");
-    await run("ip", "-n", space, "addr", "add", `${this.address(node)}/24`, "dev", "eth0");
+    await run("ip", "-n", space, "addr", "add", `${this.address(node)}/24`, "brd", "+", "dev", "eth0");
     await run("ip", "-n", space, "link", "set", "lo", "up");
     await run("ip", "-n", space, "link", "set", "eth0", "up");
     await run("ip", "-n", space, "route", "add", "224.0.0.0/4", "dev", "eth0");
     if (lossPercent === 0) return;
-    const loss = ["netem", "loss", `${lossPercent}%`, "limit", "100000"];
-    await run("tc", "-n", bridge, "qdisc", "add", "dev", port, "root", ...loss);
-    await run("tc", "-n", space, "qdisc", "add", "dev", "eth0", "root", ...loss);
+    await dropSome(bridge, port, lossPercent);
+    await dropSome(space, "eth0", lossPercent);
   }
+}
+
+/**
+ * Drops a share of what a device of the namespace receives: by nftables, since not every kernel has netem. At the ingress, where the
+ * sender cannot know of it.
+ */
+async function dropSome(space: string, device: string, percent: number): Promise<void> {
+  const chain = `{ type filter hook ingress device ${device} priority 0; }`;
+  const nft = (...args: string[]) => run("ip", "netns", "exec", space, "nft", ...args);
+  await nft("add", "table", "netdev", `loss_${device}`);
+  await nft("add", "chain", "netdev", `loss_${device}`, "ingress", chain);
+  const share = ["numgen", "random", "mod", "10000", "<", String(Math.round(percent * 100))];
+  await nft("add", "rule", "netdev", `loss_${device}`, "ingress", "meta", "protocol", "ip", ...share, "drop");
 }

@@ -84,7 +84,7 @@ export async function runNodes(
     await node.tell("go");
     return JSON.parse(await node.line()) as { startedMs: number; endedMs: number; digest: string; stats?: unknown };
   }));
-  let timer: number | undefined;
+  let timer: ReturnType<typeof setTimeout> | undefined;
   const limit = new Promise<undefined>((resolve) => timer = setTimeout(() => resolve(undefined), LIMIT_MS));
   const results = await Promise.race([ended, limit]);
   clearTimeout(timer);
