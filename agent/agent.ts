@@ -14,6 +14,8 @@ import type { Store } from "./fork/store.ts";
 import type { VifPlumber } from "./fork/vif.ts";
 import type { MemoryCalls } from "./memory/calls.ts";
 
+const REFRESH_MS = 2000;
+
 export interface AgentPorts {
   readonly machine: Machine;
   readonly xen: Xen;
@@ -69,6 +71,7 @@ export class Agent implements AsyncDisposable {
     const journal = new Journal(ports.journal);
     const agent = new Agent(ports, parts, journal, options);
     void agent.#followMemory();
+    void agent.#refresh(clock);
     const recovered = await recover(parts, journal, agent.parents);
     if (recovered.ended + recovered.parents > 0) {
       agent.#log.warn("an earlier agent's domains were cleaned up", { ...recovered });
@@ -96,6 +99,18 @@ export class Agent implements AsyncDisposable {
     await this.#sweeping;
     await this.#stack.disposeAsync();
     await this.parents.settle();
+  }
+
+  /** Keeps the counters that `show` and the metrics give. */
+  async #refresh(clock: Clock): Promise<void> {
+    while (!this.#closed) {
+      await clock.sleep(REFRESH_MS);
+      try {
+        await this.engine.refresh();
+      } catch (error) {
+        this.#log.warn("counters could not be brought up to date", { error });
+      }
+    }
   }
 
   async #followMemory(): Promise<void> {
