@@ -38,6 +38,15 @@ export class GrantTable {
     return this.#frames[index];
   }
 
+  /** The guest fills in an entry of its table: domain and frame first, the flags last. */
+  grant(reference: number, grantee: number, gfn: number, readOnly: boolean): void {
+    const table = this.frame(Math.floor(reference / ENTRIES_PER_FRAME));
+    if (table === undefined) throw new RangeError(`there is no grant reference ${reference}`);
+    const flags = GTF.permit_access | (readOnly ? GTF.readonly : 0);
+    const entry = GrantEntryV1.encode({ flags, domid: grantee, frame: gfn });
+    table.write((reference % ENTRIES_PER_FRAME) * GrantEntryV1.size, entry);
+  }
+
   /** What `grantee` may do with a reference. A page that is paged out is asked for, and the answer is GNTST_eagain. */
   resolve(reference: number, grantee: number, write: boolean): Granted {
     const table = this.#frames[Math.floor(reference / ENTRIES_PER_FRAME)];
