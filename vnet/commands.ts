@@ -65,7 +65,15 @@ export async function readJson(
   argv: readonly string[],
   namespace?: string,
 ): Promise<JsonObject[]> {
-  const text = await command(runner, operation, argv, namespace === undefined ? {} : { namespace });
+  return parseJsonList(
+    operation,
+    argv,
+    await command(runner, operation, argv, namespace === undefined ? {} : { namespace }),
+  );
+}
+
+/** What {@link readJson} makes of an output. */
+export function parseJsonList(operation: string, argv: readonly string[], text: string): JsonObject[] {
   // `ip -json` prints nothing at all where it has nothing to say.
   const value: unknown = text.trim() === "" ? [] : JSON.parse(text);
   if (!Array.isArray(value)) throw new CommandError(operation, argv, { status: 0, stdout: "", stderr: "no JSON list" });

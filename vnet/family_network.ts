@@ -5,14 +5,14 @@ import { ensureDhcp } from "./dhcp.ts";
 import { type GuestIdentity, guestIdentity } from "./identity.ts";
 import { KeyedQueue } from "./keyed_queue.ts";
 import { memberChainName } from "./member_rules.ts";
-import { BRIDGE, type HostNaming, Naming, type NetworkNames, OVERLAY } from "./names.ts";
+import { BRIDGE, type HostNaming, Naming, type NetworkNames, OVERLAY, UPLINK_INNER } from "./names.ts";
 import { blockedPackets, differenceFrom, type Table } from "./nft_text.ts";
 import { AddressPlan, type Family, type FamilyPlan, type FleetRanges, type MemberAddresses } from "./plan.ts";
 import { findTraces, removeNetwork } from "./removal.ts";
 import { familyTables, hostTable, type LocalMember, renderFamily, renderHost } from "./ruleset.ts";
 import {
   addOverlay,
-  adoptVif,
+  adoptVifs,
   buildSegment,
   cloneIdOfLink,
   listNamespaces,
@@ -114,38 +114,51 @@ export class FamilyNetwork {
     });
   }
 
+  /** {@link addMembers} of one. */
+  async addMember(family: Family, cloneId: number, vifName: string): Promise<MemberAddresses> {
+    await this.addMembers(family, [{ cloneId, vifName }]);
+    return this.plan.member(family, cloneId);
+  }
+
   /**
-   * Puts a vif of the host's namespace into the family as the clone's. Idempotent; undone if it fails.
+   * Puts vifs of the host's namespace into the family as the clones', many in the time of one. Idempotent; vifs that were not
+   * members before go back to the host if it fails.
    *
    * @throws FamilyNetworkError `absent` before {@link ensure}, `conflict` for a clone with another vif, or a vif of another.
    */
-  async addMember(family: Family, cloneId: number, vifName: string): Promise<MemberAddresses> {
+  async addMembers(family: Family, joining: readonly { cloneId: number; vifName: string }[]): Promise<void> {
     const plan = this.plan.family(family);
-    const member: LocalMember = { ...this.plan.member(family, cloneId), device: checkDevice(vifName) };
+    const members = joining.map(({ cloneId, vifName }): LocalMember => {
+      if ([BRIDGE, OVERLAY, UPLINK_INNER, "lo"].includes(checkDevice(vifName))) {
+        throw new FamilyNetworkError("conflict", `${vifName} is the network's own device, no clone's`);
+      }
+      return { ...this.plan.member(family, cloneId), device: vifName };
+    });
     const names = this.#naming.of(family.vni);
     await this.#queue.run(family.vni, async () => {
       const { state, settings } = await this.#open(names, family);
-      const present = state.links.find(({ device }) => device === vifName);
-      const other = state.links.find((link) => cloneIdOfLink(link) === cloneId && link.device !== vifName);
-      if (other !== undefined) {
-        throw new FamilyNetworkError(
-          "conflict",
-          `Clone ${cloneId} of family ${family.id} has the vif ${other.device} already`,
-        );
+      const owners = new Map(state.links.map((link) => [link.device, cloneIdOfLink(link)]));
+      for (const { device, cloneId } of members) {
+        const owner = owners.get(device) ?? cloneId;
+        const other = [...owners].find(([name, id]) => id === cloneId && name !== device);
+        if (owner !== cloneId || other !== undefined) {
+          const has = owner === cloneId ? `clone ${cloneId} has ${other?.[0]}` : `${device} is clone ${owner}'s`;
+          throw new FamilyNetworkError(
+            "conflict",
+            `Cannot give ${device} to clone ${cloneId} of family ${family.id}: ${has}`,
+          );
+        }
+        owners.set(device, cloneId);
       }
-      const owner = present === undefined ? undefined : cloneIdOfLink(present);
-      if (present !== undefined && (owner ?? cloneId) !== cloneId || [BRIDGE, OVERLAY, "lo"].includes(vifName)) {
-        throw new FamilyNetworkError("conflict", `${vifName} of family ${family.id} is not clone ${cloneId}'s`);
-      }
+      const linkOf = (device: string) => state.links.find((link) => link.device === device);
       try {
-        await adoptVif(this.#runner, names, member, present);
+        await adoptVifs(this.#runner, names, members.map((member) => ({ member, link: linkOf(member.device) })));
         await this.#apply(names, plan, settings, await this.#read(names));
       } catch (error) {
-        if (present !== undefined) throw error;
-        await undo(error, () => this.#release(names, plan, settings, vifName));
+        const fresh = members.filter(({ device }) => linkOf(device) === undefined);
+        await undo(error, () => this.#release(names, plan, settings, fresh.map(({ device }) => device)));
       }
     });
-    return this.plan.member(family, cloneId);
   }
 
   /**
@@ -303,9 +316,10 @@ export class FamilyNetwork {
     if (difference !== undefined) fail(difference);
   }
 
-  async #release(names: NetworkNames, plan: FamilyPlan, settings: Settings, vifName: string): Promise<void> {
-    const state = await this.#read(names);
-    if (state.links.some(({ device }) => device === vifName)) await releaseVif(this.#runner, names, vifName);
+  async #release(names: NetworkNames, plan: FamilyPlan, settings: Settings, devices: readonly string[]): Promise<void> {
+    for (const { device } of (await this.#read(names)).links) {
+      if (devices.includes(device)) await releaseVif(this.#runner, names, device);
+    }
     await this.#apply(names, plan, settings, await this.#read(names));
   }
 }

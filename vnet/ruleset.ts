@@ -26,14 +26,11 @@ const RATE = "family_rate";
 /** Everything in the family's namespace. */
 export function familyTables(plan: FamilyPlan, settings: Settings, members: readonly LocalMember[]): Table[] {
   const rate = settings.rateMbps === null ? null : RATE;
-  const kbytes = settings.rateMbps === null ? 0 : settings.rateMbps * 125;
   return [{
     family: "netdev",
     name: "snowflock",
-    // A burst of a twentieth of a second lets TCP's own bursts through.
-    objects: rate === null
-      ? []
-      : [`limit ${rate} { rate over ${kbytes} kbytes/second burst ${Math.max(64, Math.ceil(kbytes / 20))} kbytes }`],
+    // The kernel's bucket holds one second's worth.
+    objects: settings.rateMbps === null ? [] : [`limit ${RATE} { rate over ${settings.rateMbps * 125} kbytes/second }`],
     chains: [
       overlayChain(plan, members),
       ...members.map((member) => memberChain(plan, member, member.device, rate)),
@@ -187,7 +184,7 @@ export function hostTable(
         `${ours} oifname "${names.uplinkPrefix}*" drop`,
         // Never through a member's door into the overlay of any family.
         `${ours} udp dport ${port} drop`,
-        `oifname "${names.uplink}" ct state != established,related drop`,
+        `oifname "${names.uplink}" ct state != { established, related } drop`,
       ],
     }, {
       name: "translated",

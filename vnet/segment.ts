@@ -9,6 +9,7 @@ import {
   type CommandRunner,
   type JsonObject,
   objectOf,
+  parseJsonList,
   readJson,
   textOf,
 } from "./commands.ts";
@@ -77,9 +78,13 @@ export async function listNamespaces(runner: CommandRunner): Promise<string[]> {
 
 /** What is in the namespace; null where its name no longer leads to one (a mount that died with its process). */
 export async function readSegment(runner: CommandRunner, names: NetworkNames): Promise<SegmentState | null> {
-  if ((await runner.run(["true"], { namespace: names.namespace })).status !== 0) return null;
   const argv = ["ip", "-json", "-details", "link", "show"];
-  const links = (await readJson(runner, `read ${names.namespace}`, argv, names.namespace)).flatMap(linkOf);
+  const result = await runner.run(argv, { namespace: names.namespace });
+  if (result.status !== 0) {
+    if (/^nsenter: /.test(result.stderr)) return null;
+    throw new CommandError(`read ${names.namespace}`, argv, result);
+  }
+  const links = parseJsonList(`read ${names.namespace}`, argv, result.stdout).flatMap(linkOf);
   const alias = links.find(({ device }) => device === BRIDGE)?.alias ?? "";
   return { familyId: alias.startsWith(BRIDGE_ALIAS) ? alias.slice(BRIDGE_ALIAS.length) : null, links };
 }
@@ -162,6 +167,8 @@ export async function raiseSegment(
   await batch(runner, `bring up the network of family ${plan.family.id}`, "ip", [
     ...[...ports, BRIDGE].map((device) => `link set dev ${device} mtu ${settings.mtu}`),
     ...[BRIDGE, ...ports].map((device) => `link set dev ${device} up`),
+    // So that what wants to go out is refused by a rule, with a reset, where there is no other way out.
+    `route replace default dev ${BRIDGE} metric 1000`,
     `link set dev ${BRIDGE} alias ${BRIDGE_ALIAS}${plan.family.id}`,
   ], names.namespace);
 }
@@ -184,42 +191,64 @@ export async function setPeers(runner: CommandRunner, names: NetworkNames, setti
   await batch(runner, "set the overlay's peers", "bridge", lines, names.namespace);
 }
 
-/**
- * Brings a vif from the host's namespace and makes it a port that only the member's MAC is behind. `link` is the vif as it
- * stands in the family's namespace, if it is there; one that is a port already is not interrupted.
- */
-export async function adoptVif(
-  runner: CommandRunner,
-  names: NetworkNames,
-  member: LocalMember,
-  link: Link | undefined,
-): Promise<void> {
-  const { device } = member;
-  const what = `attach ${device} to ${names.namespace}`;
-  if (link === undefined) {
-    await batch(runner, what, "ip", [
-      `link set dev ${device} down`,
-      `link set dev ${device} netns ${names.namespace}`,
-    ]);
-  }
-  if (!link?.bridged) {
-    await batch(runner, what, "ip", [
-      `link set dev ${device} down`,
-      `link set dev ${device} alias ${MEMBER_ALIAS}${member.cloneId}`,
-      `link set dev ${device} master ${BRIDGE}`,
-    ], names.namespace);
-  }
-  await batch(runner, what, "bridge", [
-    `link set dev ${device} learning off guard on`,
-    `fdb replace ${member.mac} dev ${device} master static`,
-  ], names.namespace);
+/** A vif to be made a member's, and how it stands in the family's namespace, if it is there. */
+export interface Adoption {
+  readonly member: LocalMember;
+  readonly link: Link | undefined;
 }
 
-/** Gives a vif back to the host's namespace, down and unmarked. */
+/**
+ * Brings vifs from the host's namespace and makes each a port that only its member's MAC is behind. One that is a port
+ * already is not interrupted.
+ */
+export async function adoptVifs(
+  runner: CommandRunner,
+  names: NetworkNames,
+  adoptions: readonly Adoption[],
+): Promise<void> {
+  const what = `attach ${adoptions.map(({ member }) => member.device).join(", ")} to ${names.namespace}`;
+  await batch(
+    runner,
+    what,
+    "ip",
+    adoptions.flatMap(({ member: { device }, link }) =>
+      link !== undefined ? [] : [`link set dev ${device} down`, `link set dev ${device} netns ${names.namespace}`]
+    ),
+  );
+  await batch(
+    runner,
+    what,
+    "ip",
+    adoptions.flatMap(({ member: { device, cloneId }, link }) =>
+      link?.bridged ? [] : [
+        `link set dev ${device} down`,
+        `link set dev ${device} alias ${MEMBER_ALIAS}${cloneId}`,
+        `link set dev ${device} master ${BRIDGE}`,
+      ]
+    ),
+    names.namespace,
+  );
+  await batch(
+    runner,
+    what,
+    "bridge",
+    adoptions.flatMap(({ member: { device, mac } }) => [
+      `link set dev ${device} learning off guard on`,
+      `fdb replace ${mac} dev ${device} master static`,
+    ]),
+    names.namespace,
+  );
+}
+
+/** Gives a vif back to the host's namespace as it came: down, unmarked, of the MTU that netback makes it with. */
 export async function releaseVif(runner: CommandRunner, names: NetworkNames, device: string): Promise<void> {
   const what = `give ${device} back to the host`;
   const { namespace } = names;
-  await batch(runner, what, "ip", [`link set dev ${device} down`, `link set dev ${device} nomaster`], namespace);
+  await batch(runner, what, "ip", [
+    `link set dev ${device} down`,
+    `link set dev ${device} nomaster`,
+    `link set dev ${device} mtu 1500`,
+  ], namespace);
   await command(runner, what, ["ip", "link", "set", "dev", device, "alias", ""], { namespace });
   // The shell stays in the host's namespace while its child enters the family's: $$ names the host's.
   const script = 'ip -n "$1" link set dev "$2" netns $$; status=$?; exit $status';

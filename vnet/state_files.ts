@@ -2,9 +2,9 @@
 import { command, type CommandRunner } from "./commands.ts";
 import type { NetworkNames } from "./names.ts";
 
-export type StateFile = "settings.json" | "hosts" | "dnsmasq.conf";
+export type StateFile = "settings.json";
 
-/** Readable by all: dnsmasq gives up root. Written whole or not at all. */
+/** Written whole or not at all. The folder can be read by all: dnsmasq, which gives up root, has its files there too. */
 const WRITE = 'umask 022; mkdir -p "$1" && cat > "$1/$2.new" && mv "$1/$2.new" "$1/$2"';
 
 export async function writeStateFile(
