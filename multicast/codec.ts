@@ -101,6 +101,13 @@ export function appendFragment(
   packet.length = length + FRAGMENT_RECORD_BYTES + count;
 }
 
+/** Fills up to `length` with zeros, less than a record: packets of one length go through the kernel as one message. */
+export function pad(packet: Packet, length: number): void {
+  if (length - packet.length >= RUN_RECORD_BYTES || length <= packet.length) return;
+  packet.bytes.fill(0, packet.length, length);
+  packet.length = length;
+}
+
 /** Reads the records of an opened data packet one after the other, without allocating. */
 export class DataReader {
   sequence = 0;
@@ -124,18 +131,18 @@ export class DataReader {
     this.#packet = packet;
     this.sequence = packet.view.getUint32(SEQUENCE_AT);
     this.#at = RECORDS_AT;
-    while (this.#at < packet.length) if (!this.#read(packet)) return false;
+    while (packet.length - this.#at >= RUN_RECORD_BYTES) if (!this.#read(packet)) return false;
     this.#at = RECORDS_AT;
     return true;
   }
 
   next(): boolean {
-    return this.#packet !== undefined && this.#at < this.#packet.length && this.#read(this.#packet);
+    return this.#packet !== undefined && this.#packet.length - this.#at >= RUN_RECORD_BYTES &&
+      this.#read(this.#packet);
   }
 
   #read({ view, length }: Packet): boolean {
     const at = this.#at;
-    if (length - at < RUN_RECORD_BYTES) return false;
     this.index = view.getUint32(at);
     this.codec = view.getUint8(at + 4);
     if (this.codec === Codec.Zero || this.codec === Codec.Absent) {

@@ -5,6 +5,7 @@ import {
   beginData,
   DATA_OVERHEAD,
   FRAGMENT_RECORD_BYTES,
+  pad,
   RUN_RECORD_BYTES,
 } from "./codec.ts";
 import { type Compression, encodeBlock } from "./compression.ts";
@@ -25,6 +26,8 @@ export class DataWriter {
   #runAt = 0;
   #runCodec = 0;
   #runNext = 0;
+  /** Length that the open packet is padded to when nothing follows. */
+  #padTo = 0;
 
   constructor(outbox: Outbox) {
     this.#outbox = outbox;
@@ -48,6 +51,7 @@ export class DataWriter {
         return;
       }
     }
+    this.#padTo = 0;
     this.#runAt = packet.length;
     this.#runCodec = codec;
     this.#runNext = job.index + 1;
@@ -67,6 +71,8 @@ export class DataWriter {
       // Without a buffer the fragment is lost, as it might be in the network.
       if (packet === undefined) return;
       this.#runAt = 0;
+      // The last fragment may be a few bytes shorter than its fellows.
+      this.#padTo = packet.length + FRAGMENT_RECORD_BYTES + fragmentLength(bytes.length, fragments, 0);
       appendFragment(packet, job.index, codec, fragment, fragments, bytes);
     }
   }
@@ -78,6 +84,7 @@ export class DataWriter {
     if (packet === undefined || family === undefined) return;
     this.#packet = undefined;
     this.#runAt = 0;
+    pad(packet, this.#padTo);
     family.sealer.seal(packet);
     let copies = 0;
     if (this.#unicast !== undefined) {

@@ -49,11 +49,21 @@ const IP_MULTICAST_ALL = 49;
 const EMSGSIZE = 90;
 const EINTR = 4;
 
-/** struct mmsghdr: msg_name 0, msg_namelen 8, msg_iov 16, msg_iovlen 24, ..., msg_flags 48, msg_len 56. */
+const SOL_UDP = 17;
+/** One message of several datagrams, cut by the kernel at this length (udp(7)): the way through the stack is gone once for all. */
+const UDP_SEGMENT = 103;
+/** Segments of one message: all fit into its 64 KiB. */
+const MAX_SEGMENTS = 40;
+const EIO = 5;
+
+/** struct mmsghdr: msg_name 0, msg_namelen 8, msg_iov 16, msg_iovlen 24, msg_control 32, msg_controllen 40, msg_flags 48, msg_len 56. */
 const MMSGHDR_BYTES = 64;
 /** struct iovec: iov_base, iov_len. */
 const IOVEC_BYTES = 16;
 const SOCKADDR_BYTES = 16;
+/** struct cmsghdr with a u16: cmsg_len 0, cmsg_level 8, cmsg_type 12, data 16; padded. */
+const CONTROL_BYTES = 24;
+const CONTROL_LENGTH = 18;
 /** Messages of one system call. */
 const MAX_MESSAGES = 256;
 
@@ -64,6 +74,8 @@ export interface UdpOptions {
   readonly groups?: boolean;
   readonly receiveBufferBytes?: number;
   readonly sendBufferBytes?: number;
+  /** Let the kernel cut large messages into datagrams (UDP_SEGMENT): true by default, and given up where a device cannot. */
+  readonly segments?: boolean;
   /** What is sent to groups reaches other processes of this host, and this one. */
   readonly loopback?: boolean;
   /** Hops that multicast may take. */
@@ -78,18 +90,34 @@ class Batch {
   readonly vectorView = new DataView(this.vectors.buffer);
   readonly addresses = new Uint8Array(MAX_MESSAGES * SOCKADDR_BYTES);
   readonly addressView = new DataView(this.addresses.buffer);
+  readonly controls = new Uint8Array(MAX_MESSAGES * CONTROL_BYTES);
+  readonly controlView = new DataView(this.controls.buffer);
+  readonly vectorAddress = BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(this.vectors)));
+  readonly #controlAddress = BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(this.controls)));
 
   constructor() {
-    const vectors = BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(this.vectors)));
     const addresses = BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(this.addresses)));
     for (let n = 0; n < MAX_MESSAGES; n++) {
       const at = n * MMSGHDR_BYTES;
       this.headerView.setBigUint64(at, addresses + BigInt(n * SOCKADDR_BYTES), true);
       this.headerView.setUint32(at + 8, SOCKADDR_BYTES, true);
-      this.headerView.setBigUint64(at + 16, vectors + BigInt(n * IOVEC_BYTES), true);
+      this.headerView.setBigUint64(at + 16, this.vectorAddress + BigInt(n * IOVEC_BYTES), true);
       this.headerView.setBigUint64(at + 24, 1n, true);
       this.addressView.setUint16(n * SOCKADDR_BYTES, AF_INET, true);
+      this.controlView.setBigUint64(n * CONTROL_BYTES, BigInt(CONTROL_LENGTH), true);
+      this.controlView.setInt32(n * CONTROL_BYTES + 8, SOL_UDP, true);
+      this.controlView.setInt32(n * CONTROL_BYTES + 12, UDP_SEGMENT, true);
     }
+  }
+
+  /** Message `n` has `count` vectors from `vector` on, and is cut into datagrams of `segment` bytes where it has several. */
+  message(n: number, vector: number, count: number, segment: number): void {
+    const at = n * MMSGHDR_BYTES;
+    this.headerView.setBigUint64(at + 16, this.vectorAddress + BigInt(vector * IOVEC_BYTES), true);
+    this.headerView.setUint32(at + 24, count, true);
+    this.headerView.setBigUint64(at + 32, count > 1 ? this.#controlAddress + BigInt(n * CONTROL_BYTES) : 0n, true);
+    this.headerView.setUint32(at + 40, count > 1 ? CONTROL_BYTES : 0, true);
+    this.controlView.setUint16(n * CONTROL_BYTES + 16, segment, true);
   }
 }
 
@@ -101,6 +129,9 @@ export class NativeUdp implements DatagramSocket {
   readonly #interface: number;
   readonly #in = new Batch();
   readonly #out = new Batch();
+  /** Datagrams of each message that {@link #fill} laid out. */
+  readonly #datagrams: number[] = [];
+  #segments: boolean;
   #inPackets: readonly Packet[] = [];
 
   /** Throws an Error that names the endpoint when the socket cannot be made or bound. */
@@ -110,6 +141,7 @@ export class NativeUdp implements DatagramSocket {
     this.#errno = new Deno.UnsafePointerView(location);
     const name = formatEndpoint(options.local);
     this.#interface = options.local.ip;
+    this.#segments = options.segments ?? true;
     this.fd = this.#checked(`make a UDP socket for ${name}`, this.#symbols.socket(AF_INET, SOCKET_TYPE, 0));
     try {
       this.#buffer(SO_RCVBUFFORCE, SO_RCVBUF, options.receiveBufferBytes ?? 32 << 20);
@@ -155,20 +187,25 @@ export class NativeUdp implements DatagramSocket {
     let failed = 0;
     let tooLarge = false;
     while (done < count) {
-      const batch = Math.min(count - done, MAX_MESSAGES);
-      this.#fill(messages, done, batch);
+      const batch = this.#fill(messages, done, Math.min(count - done, MAX_MESSAGES));
       const sent = this.#symbols.sendmmsg(this.fd, this.#out.headers, batch, MSG_DONTWAIT);
-      if (sent >= 0) {
-        done += sent;
+      if (sent > 0) {
+        for (let n = 0; n < sent; n++) done += this.#datagrams[n] ?? 0;
         continue;
       }
       const errno = this.#errno.getInt32();
       if (errno === EINTR) continue;
       if (errno === errnoOf("EAGAIN")) break;
+      const first = this.#datagrams[0] ?? 1;
+      if (first > 1) {
+        // The device cannot, or one of them is too large: which, shows when each goes by itself.
+        this.#segments = false;
+        if (errno === EIO || errno === errnoOf("EINVAL") || errno === EMSGSIZE) continue;
+      }
       // The first of the batch is what failed: it is lost, as it might be in the network.
       tooLarge ||= errno === EMSGSIZE;
-      failed++;
-      done++;
+      failed += first;
+      done += first;
     }
     return { done, failed, tooLarge };
   }
@@ -193,16 +230,33 @@ export class NativeUdp implements DatagramSocket {
     });
   }
 
-  #fill(messages: readonly Outgoing[], from: number, count: number): void {
+  /** Lays out `count` datagrams, from `from` on, as messages; how many these are. */
+  #fill(messages: readonly Outgoing[], from: number, count: number): number {
     const { vectorView, addressView } = this.#out;
-    for (let n = 0; n < count; n++) {
-      const message = messages[from + n];
-      if (message === undefined) return;
+    let filled = 0;
+    let first = 0;
+    for (let n = 0; n <= count; n++) {
+      const message = n < count ? messages[from + n] : undefined;
+      const start = messages[from + first];
+      if (n > first && start !== undefined) {
+        const last = messages[from + n - 1];
+        const joins = message !== undefined && this.#segments && n - first < MAX_SEGMENTS && message.ip === start.ip &&
+          message.port === start.port && message.packet.length <= start.packet.length &&
+          // Only the last datagram of a message may be shorter.
+          last?.packet.length === start.packet.length;
+        if (!joins) {
+          addressView.setUint16(filled * SOCKADDR_BYTES + 2, start.port);
+          addressView.setUint32(filled * SOCKADDR_BYTES + 4, start.ip);
+          this.#out.message(filled, first, n - first, start.packet.length);
+          this.#datagrams[filled++] = n - first;
+          first = n;
+        }
+      }
+      if (message === undefined) break;
       vectorView.setBigUint64(n * IOVEC_BYTES, message.packet.address, true);
       vectorView.setUint32(n * IOVEC_BYTES + 8, message.packet.length, true);
-      addressView.setUint16(n * SOCKADDR_BYTES + 2, message.port);
-      addressView.setUint32(n * SOCKADDR_BYTES + 4, message.ip);
     }
+    return filled;
   }
 
   #set(level: number, option: number, value: Uint8Array<ArrayBuffer>): number {
