@@ -11,13 +11,15 @@ import {
   VmEvent,
 } from "../../hypercall/abi/mod.ts";
 import type { DomainMemory } from "./domain_memory.ts";
-import { no } from "./errno.ts";
+import { HostCrash, no } from "./errno.ts";
 import type { Frame } from "./frames.ts";
 import type { Vcpu } from "./vcpu.ts";
 
 /** p2m types in requests; one that is in no paging state never makes a request. */
 const P2M_NUMBER = { ram_paging_out: P2M.ram_paging_out, ram_paged: P2M.ram_paged, ram_paging_in: P2M.ram_paging_in };
 type PagingType = keyof typeof P2M_NUMBER;
+
+const RUNAWAY_ANSWERS = 1 << 16;
 
 interface Ring {
   readonly frame: Frame;
@@ -56,7 +58,8 @@ export class Paging {
   /** Slots that a new request could take. */
   get freeSlots(): number {
     if (this.#ring === undefined) return 0;
-    return RING_ENTRIES - ((this.#ring.requestsMade - this.#ring.responsesTaken) >>> 0);
+    // Signed, as in RING_FREE_REQUESTS: answers that nobody asked for make Xen believe in more slots than there are.
+    return RING_ENTRIES - ((this.#ring.requestsMade - this.#ring.responsesTaken) | 0);
   }
 
   /** Holds the ring's page from now on. Xen trusts what the page's indices say. */
@@ -136,10 +139,8 @@ export class Paging {
     if (ring === undefined) return no("ENODEV");
     const produced = RingHeader.view(ring.frame.bytes).rsp_prod;
     const waiting = (produced - ring.responsesTaken) >>> 0;
-    if (waiting > ((ring.requestsMade - ring.responsesTaken) >>> 0)) {
-      // Xen would walk the ring for billions of turns.
-      throw new Error(`the pager made ${waiting} answers to ${ring.requestsMade - ring.responsesTaken} requests`);
-    }
+    // Answers without a request are taken like others. An index that is wrong keeps Xen busy for billions of turns.
+    if (waiting > RUNAWAY_ANSWERS) throw new HostCrash(`the pager's index claims ${waiting} answers`);
     for (let count = 0; count < waiting; count++) {
       const response = VmEvent.decode(ring.frame.bytes, slotOffset(ring.responsesTaken));
       ring.responsesTaken = (ring.responsesTaken + 1) >>> 0;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { VM_EVENT_FLAG } from "../../hypercall/abi/mod.ts";
+import { RingHeader, VM_EVENT_FLAG, VmEvent } from "../../hypercall/abi/mod.ts";
 import { errno } from "../../hypercall/errors.ts";
 import { type Address, type Gfn, PAGE_BYTES } from "../../hypercall/ports.ts";
 import { HostCrash } from "./errno.ts";
@@ -221,4 +221,23 @@ Deno.test("faults: an operation can be made to fail, in a multicall too", () => 
   machine.faults.failNext("paging.evict", "EBUSY", { skip: 2 });
   const results = [...xen.pageOut(domid, gfns(0, 4))];
   assert.deepEqual(results, [0, 0, -errno("EBUSY"), 0]);
+});
+
+Deno.test("after DISABLE a vCPU waits for ever; an answer on a new ring frees it, and miscounts that ring", () => {
+  const { machine, xen, domid, domain, vcpu } = makePaged();
+  xen.pageOut(domid, gfns(0, 16));
+  xen.unpauseDomain(domid);
+  domain.access(vcpu, 0, "read");
+  xen.pagingDisable(domid);
+  assert.equal(vcpu.vmEventPauses, 1);
+  xen.populate(domid, BigUint64Array.of(RING_GFN), 0);
+  using page = machine.map(domid, BigUint64Array.of(RING_GFN), { write: true });
+  page.bytes.fill(0);
+  using channels = machine.openEventChannels();
+  const port = channels.bindInterdomain(domid, xen.pagingEnable(domid));
+  VmEvent.encodeInto({ version: 7, reason: 3, flags: VM_EVENT_FLAG.vcpu_paused, gfn: 5n }, page.bytes, 64);
+  RingHeader.view(page.bytes).rsp_prod = 1;
+  channels.notify(port);
+  assert.equal(vcpu.vmEventPauses, 0);
+  assert.equal(domain.paging.freeSlots, 9, "one more than there are");
 });
