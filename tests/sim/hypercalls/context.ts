@@ -28,10 +28,17 @@ export function faultyCall(name: string): NamedCall {
   return { name, perform: () => no("EFAULT") };
 }
 
+/** Names by number, of each table of numbers: every call is named, so this is looked up often. */
+const namesOf = new WeakMap<Readonly<Record<string, number>>, Map<number, string>>();
+
 /** `prefix.name-of-the-number`. */
-export function callName(prefix: string, names: Readonly<Record<string, number>>, number: number): string {
-  const found = Object.entries(names).find(([, value]) => value === number);
-  return `${prefix}.${found?.[0] ?? number}`;
+export function callName(prefix: string, numbers: Readonly<Record<string, number>>, number: number): string {
+  let names = namesOf.get(numbers);
+  if (names === undefined) {
+    names = new Map(Object.entries(numbers).map(([name, value]) => [value, `${prefix}.${name}`]));
+    namesOf.set(numbers, names);
+  }
+  return names.get(number) ?? `${prefix}.${number}`;
 }
 
 /** A struct in the caller's memory, to read and write in place; undefined is a fault. */
