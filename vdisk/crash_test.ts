@@ -168,7 +168,9 @@ class World {
     for (const { disk } of this.clones) disk[Symbol.dispose]();
     for (const path of this.files.paths()) this.checkSound(path, true);
     this.open();
-    for (const clone of this.clones) clone.disk = this.registry.open({ path: clone.path, format: "qcow2" }, { write: true });
+    for (const clone of this.clones) {
+      clone.disk = this.registry.open({ path: clone.path, format: "qcow2" }, { write: true });
+    }
   }
 
   checkSound(path: string, counted = false): void {

@@ -22,7 +22,14 @@ function fill(page: Uint8Array, value: number): void {
 }
 
 /** One request of whole pages, done. */
-function perform(host: SimHost, front: SimFrontend, operation: number, sector: number, page: number, pages: number): number {
+function perform(
+  host: SimHost,
+  front: SimFrontend,
+  operation: number,
+  sector: number,
+  page: number,
+  pages: number,
+): number {
   const id = front.request(operation, BigInt(sector), SimFrontend.wholePages(page, pages));
   host.run(front);
   const responses = front.responses();
@@ -35,7 +42,11 @@ Deno.test("reads and writes reach the image, whole pages and parts of them", () 
   const front = host.guest(7, "/images/base.raw", "raw");
   fill(front.page(0), 0x11);
   fill(front.page(1), 0x22);
-  front.request(OP_WRITE, 3n, [{ ref: SimFrontend.ref(0), first: 1, last: 2 }, { ref: SimFrontend.ref(1), first: 7, last: 7 }]);
+  front.request(OP_WRITE, 3n, [{ ref: SimFrontend.ref(0), first: 1, last: 2 }, {
+    ref: SimFrontend.ref(1),
+    first: 7,
+    last: 7,
+  }]);
   front.request(OP_FLUSH_DISKCACHE, 0n, []);
   front.request(OP_READ, 2n, [{ ref: SimFrontend.ref(2), first: 3, last: 7 }]);
   host.run(front);
@@ -52,7 +63,9 @@ Deno.test("a batch of 32 requests costs one grant copy each way, and a mebibyte 
   const host = new SimHost();
   const front = host.guest(7, "/images/base.raw", "raw");
   for (let index = 0; index < 16; index++) front.request(OP_WRITE, BigInt(index * 8), SimFrontend.wholePages(index, 1));
-  for (let index = 0; index < 16; index++) front.request(OP_READ, BigInt(index * 8), SimFrontend.wholePages(100 + index, 1));
+  for (let index = 0; index < 16; index++) {
+    front.request(OP_READ, BigInt(index * 8), SimFrontend.wholePages(100 + index, 1));
+  }
   host.run(front);
   equal(front.responses().filter(({ status }) => status === RSP_OKAY).length, 32);
   equal(host.machine.copyCalls, 2);
@@ -254,7 +267,9 @@ Deno.test("thousands of random requests leave the service whole", () => {
           bad.raw(slot);
         } else if (random() < 0.3) {
           for (let at = 0; at < 4096; at++) bad.page(599)[at] = random() < 0.9 ? pick(8) : pick(256);
-          bad.raw(bad.indirect(pick(4), BigInt(round), BigInt(pick(20_000)), pick(600), random() < 0.7 ? 1599 : pick(9999)));
+          bad.raw(
+            bad.indirect(pick(4), BigInt(round), BigInt(pick(20_000)), pick(600), random() < 0.7 ? 1599 : pick(9999)),
+          );
         } else {
           const segments = Array.from({ length: pick(12) }, () => ({
             ref: random() < 0.9 ? SimFrontend.ref(pick(500)) : pick(10_000),

@@ -49,7 +49,11 @@ Deno.test("qemu-img finds our chains sound and reads the same bytes", () =>
         const sector = Math.floor(random() * (content.byteLength / 512 - sectors));
         if (random() < 0.1) {
           disk.chain.discard(sector * 512, sectors * 512);
-          content.fill(0, Math.ceil(sector / 8) * 4096, Math.max(Math.ceil(sector / 8), Math.floor((sector + sectors) / 8)) * 4096);
+          content.fill(
+            0,
+            Math.ceil(sector / 8) * 4096,
+            Math.max(Math.ceil(sector / 8), Math.floor((sector + sectors) / 8)) * 4096,
+          );
           continue;
         }
         const part = scribble(sectors * 512);
@@ -104,7 +108,20 @@ Deno.test("we read and go on with what qemu-io wrote", () =>
   inDirectory(async (directory, paths) => {
     const path = `${directory}/q.qcow2`;
     await run("qemu-img", "create", "-q", "-f", "raw", `${directory}/base.raw`, "16M");
-    await run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", "-b", "base.raw", "-F", "raw", path);
+    await run(
+      "qemu-img",
+      "create",
+      "-q",
+      "-f",
+      "qcow2",
+      "-o",
+      "cluster_size=4096",
+      "-b",
+      "base.raw",
+      "-F",
+      "raw",
+      path,
+    );
     await run("qemu-io", "-c", "write -P 7 5M 1M", "-c", "write -P 8 100k 3k", "-c", "write -z 6M 64k", path);
     {
       using disk = new ImageRegistry(paths).open({ path, format: "qcow2" }, { write: true });

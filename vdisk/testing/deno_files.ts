@@ -8,7 +8,9 @@ export class DenoFiles implements FileStore {
 
   open(path: string, mode: "peek" | "read" | "write"): FilePort {
     const held = this.#locks.get(path) ?? 0;
-    if (mode === "write" ? held !== 0 : mode === "read" && held < 0) throw new DiskError(`open ${path}`, "BUSY", "locked");
+    if (mode === "write" ? held !== 0 : mode === "read" && held < 0) {
+      throw new DiskError(`open ${path}`, "BUSY", "locked");
+    }
     const file = Deno.openSync(path, { read: true, write: mode === "write" });
     if (mode !== "peek") this.#locks.set(path, mode === "write" ? -1 : held + 1);
     return this.#port(path, file, mode);

@@ -64,7 +64,9 @@ export class SimMachine implements GrantPort {
 
   map(domid: Domid, refs: readonly number[], { write }: { readonly write: boolean }): PinnedMemory {
     const grant = this.#grants.get(`${domid}/${refs[0]}`);
-    if (grant === undefined || refs.length !== 1 || (write && grant.readOnly)) throw new Error(`cannot map grant ${refs}`);
+    if (grant === undefined || refs.length !== 1 || (write && grant.readOnly)) {
+      throw new Error(`cannot map grant ${refs}`);
+    }
     this.mapped++;
     return { address: 0n as Address, bytes: grant.bytes, [Symbol.dispose]: () => void this.mapped-- };
   }
@@ -74,7 +76,9 @@ export class SimMachine implements GrantPort {
   #find(end: CopyEnd, byteLength: number, write: boolean): Uint8Array | number {
     if ("address" in end) {
       const offset = Number(end.address - STAGING_ADDRESS);
-      if (offset < 0 || offset + byteLength > this.staging.bytes.byteLength) throw new Error("EFAULT: not the staging memory");
+      if (offset < 0 || offset + byteLength > this.staging.bytes.byteLength) {
+        throw new Error("EFAULT: not the staging memory");
+      }
       return this.staging.bytes.subarray(offset, offset + byteLength);
     }
     if (end.offset + byteLength > BLOCK_BYTES) throw new Error("EINVAL: over a page's end");

@@ -20,7 +20,8 @@ export class SimHost {
   service: DiskService;
 
   constructor(
-    readonly options: Partial<Pick<DiskServiceOptions, "source">> & Pick<DiskServiceOptions["devices"], "avoidance"> = {},
+    readonly options: Partial<Pick<DiskServiceOptions, "source">> & Pick<DiskServiceOptions["devices"], "avoidance"> =
+      {},
     files = new CrashFiles(),
     machine = new SimMachine(),
   ) {
