@@ -235,18 +235,23 @@ export class OpenDisk implements Disposable {
 
   /** Closes the disk and deletes its top, unless another image has come to stand on it. */
   closeAndRemoveTop(): void {
-    const [top] = this.layerPaths;
+    const [top] = this.#entries;
     const { paths } = this.#registry;
-    const others = top === undefined ? [] : paths.standingOn(top);
-    if (top !== undefined && others.length === 0) {
-      // First, so that the close has no reference counts to write for nothing.
-      paths.files.remove(top);
-      const layer = this.#entries[0]?.layer;
-      if (layer instanceof Qcow2Image) layer.discard();
-    }
-    this[Symbol.dispose]();
-    if (others.length > 0) {
-      throw new DiskError(`remove ${top}`, "BUSY", `${others.length} images stand on it, such as ${others[0]}`);
+    try {
+      if (top === undefined) return;
+      const others = paths.standingOn(top.realPath);
+      if (others.length > 0) {
+        throw new DiskError(
+          `remove ${top.realPath}`,
+          "BUSY",
+          `${others.length} images stand on it, such as ${others[0]}`,
+        );
+      }
+      // Before the close, which then has no reference counts to write for nothing.
+      paths.files.remove(top.realPath);
+      if (top.layer instanceof Qcow2Image) top.layer.discard();
+    } finally {
+      this[Symbol.dispose]();
     }
   }
 
