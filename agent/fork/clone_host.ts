@@ -1,3 +1,4 @@
+import type { FamilyChannel } from "../memory/exchange.ts";
 import type { Descriptor, GuestShape } from "./descriptor.ts";
 import type { GuestNodes } from "./start.ts";
 
@@ -23,11 +24,21 @@ export interface Prepared {
   readonly error?: string;
 }
 
+/** How another host gets the pages of a snapshot. */
+export interface PageChannel extends FamilyChannel {
+  /** `10.0.0.1:7078`, where the snapshot's host serves them. */
+  readonly server: string;
+}
+
 export interface StartRequest {
   readonly ticket: string;
   readonly descriptor: Descriptor;
   /** Nodes for each clone, by its id. */
   readonly nodes: ReadonlyMap<number, GuestNodes>;
+  /** For hosts other than the snapshot's. */
+  readonly channel?: PageChannel;
+  /** Bring the rest of the memory in, in the background. Default: the configuration's. */
+  readonly fill?: boolean;
 }
 
 /** A clone that was started, or why it was not. */
@@ -37,9 +48,10 @@ export interface Started {
   readonly error?: string;
 }
 
-/** A clone gave a first sign of life, said that it is done, or came to its end without being told to. */
+/** A clone gave a first sign of life, needs no more of its parent's memory, said that it is done, or came to its end without being told to. */
 export type CloneNews =
   | { readonly kind: "running"; readonly ticket: string; readonly id: number }
+  | { readonly kind: "whole"; readonly ticket: string; readonly id: number }
   | {
     readonly kind: "exited";
     readonly ticket: string;

@@ -60,11 +60,26 @@ const Header = z.strictObject({
   frames: z.array(z.tuple([Count.max(63), Big])).max(64),
   params: z.array(z.tuple([Count.max(63), Big])).max(64),
   tsc: z.strictObject({ mode: Count, khz: Count, incarnation: Count, elapsedNs: Big }),
-  vifs: z.array(z.strictObject({ handle: Count.max(255), bridge: z.string().max(15) })).max(8),
+  vifs: z.array(z.strictObject({ handle: Count.max(255), bridge: z.string().regex(/^[\w.-]{0,15}$/) })).max(8),
   blobs: z.strictObject(
     Object.fromEntries(BLOBS.map((name) => [name, Count])) as Record<typeof BLOBS[number], typeof Count>,
   ),
 });
+
+/** A descriptor of which only the shape is of use: for a host that makes shells before there is a fork. */
+export function shapeOnly(shape: GuestShape, family: string): Descriptor {
+  return {
+    ...shape,
+    snapshot: "none",
+    family,
+    parentName: "none",
+    context: new Uint8Array(),
+    params: new Map(),
+    identPt: new Uint8Array(),
+    hot: new Uint32Array(),
+    free: new Uint32Array(),
+  };
+}
 
 /** Bytes that are no descriptor, or one of another version. */
 export class DescriptorError extends Error {

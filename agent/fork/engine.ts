@@ -20,13 +20,16 @@ import {
   type TicketRequest,
 } from "../api/engine.ts";
 import { identityNodes } from "../guest/nodes.ts";
-import type { CloneHost, CloneNews, Started } from "./clone_host.ts";
+import type { CloneHost, CloneNews, PageChannel, Started } from "./clone_host.ts";
 import { encodeDescriptor } from "./descriptor.ts";
-import { domainPath } from "./domain_tree.ts";
+import { resolveDomain } from "./domain_names.ts";
+import { ticketEnd } from "./join_wait.ts";
 import type { LocalHost } from "./local_host.ts";
+import { SnapshotLoans } from "./loans.ts";
 import type { Fork, Parents } from "./parent.ts";
 import type { GuestNodes } from "./start.ts";
 import type { Store } from "./store.ts";
+import { knownDomains, noteMemory } from "./survey.ts";
 import { makeShells, type Placement } from "./placement.ts";
 import { type CloneRecord, Ticket, Tickets } from "./tickets.ts";
 import type { Clock } from "./timing.ts";
@@ -49,6 +52,8 @@ export interface ForkEngineParts {
   /** Gives up the ticket's use of a snapshot. */
   readonly releaseSnapshot: (id: string) => Promise<void>;
   readonly placement: Placement;
+  /** Lets other hosts have a snapshot's pages, and says how they get them. Without it, no clone can be on another host. */
+  readonly share?: (snapshot: string, family: string) => Promise<PageChannel>;
 }
 
 export class ForkEngine implements Engine {
@@ -56,6 +61,9 @@ export class ForkEngine implements Engine {
   readonly #options: ForkEngineOptions;
   readonly #hosts: ReadonlyMap<string, CloneHost>;
   readonly #tickets: Tickets;
+  readonly #loans: SnapshotLoans;
+  /** What follows the end of clones and tickets, and is under way. */
+  readonly #after = new Set<Promise<void>>();
   readonly #forking = new Set<number>();
   /** Families of parents that were never clones, by domid and uuid. */
   readonly #families = new Map<number, string>();
@@ -67,6 +75,15 @@ export class ForkEngine implements Engine {
     this.#options = options;
     this.#hosts = new Map(parts.hosts.map((host) => [host.name, host]));
     this.#tickets = new Tickets((error) => this.#log.error("a listener failed", { error }));
+    this.#loans = new SnapshotLoans((snapshot) => parts.releaseSnapshot(snapshot));
+    this.#tickets.on((event) => {
+      if (event.type === "clone" && this.#tickets.get(event.clone.ticket)?.clone(event.clone.id)?.ended === true) {
+        this.#afterwards(this.#loans.giveBack(event.clone.ticket, event.clone.id));
+      }
+      if (event.type === "ticket" && event.ticket.state === "ended") {
+        this.#afterwards(parts.placement.release(event.ticket.ticket));
+      }
+    });
     for (const host of parts.hosts) host.onNews((news) => this.#onNews(news));
   }
 
@@ -78,7 +95,7 @@ export class ForkEngine implements Engine {
     if (wanted > this.#options.clonesPerTicket) {
       throw new EngineError("limit", `A ticket may have at most ${this.#options.clonesPerTicket} clones here`);
     }
-    const parent = await this.#resolve(request.domain);
+    const parent = await resolveDomain(this.#parts.store, request.domain);
     if (options.caller !== undefined && options.caller !== parent.domid) {
       throw new EngineError("not-yours", "A guest can ask for clones of itself only");
     }
@@ -113,7 +130,7 @@ export class ForkEngine implements Engine {
     if (ticket.busy || this.#forking.has(domid)) {
       throw new EngineError("busy", `Another fork of ${parentName} is under way`);
     }
-    if (ticket.clones.length === 0) throw new EngineError("ended", `Ticket ${name} has no shells`);
+    if (ticket.clones.every((clone) => clone.ended)) throw new EngineError("ended", `Ticket ${name} has no shells`);
     ticket.busy = true;
     this.#forking.add(domid);
     const { clock, parents } = this.#parts;
@@ -121,9 +138,11 @@ export class ForkEngine implements Engine {
     try {
       const template = this.#templates.get(domid);
       const fork = template?.fork ?? await this.#fork(ticket, false);
-      const report = await this.#start(ticket, fork, { ...template?.options, ...options });
-      if (template === undefined) await this.#parts.releaseSnapshot(fork.descriptor.snapshot);
-      return report;
+      try {
+        return await this.#start(ticket, fork, { ...template?.options, ...options });
+      } finally {
+        if (template === undefined) await this.#loans.release(fork.descriptor.snapshot);
+      }
     } catch (error) {
       if (!parents.isFrozen(domid as Domid) && ticket.forked) this.#tickets.end(ticket);
       throw error instanceof EngineError
@@ -140,31 +159,7 @@ export class ForkEngine implements Engine {
   async join(name: string, options: JoinOptions = {}): Promise<readonly CloneInfo[]> {
     const ticket = this.#ticket(name, options.caller);
     if (!ticket.ended && !ticket.forked) throw new EngineError("bad-request", `Ticket ${name} has not been cloned yet`);
-    if (!ticket.ended) {
-      await new Promise<void>((resolve, reject) => {
-        const stop = new AbortController();
-        const done = (finish: () => void) => () => {
-          ticket.waiters.delete(wake);
-          stop.abort();
-          finish();
-        };
-        const wake = done(resolve);
-        ticket.waiters.add(wake);
-        options.signal?.addEventListener(
-          "abort",
-          done(() => reject(new EngineError("aborted", "The wait was given up"))),
-          { once: true, signal: stop.signal },
-        );
-        if (options.signal?.aborted) done(() => reject(new EngineError("aborted", "The wait was given up")))();
-        const { timeoutMs } = options;
-        if (timeoutMs !== undefined) {
-          this.#parts.clock.sleep(timeoutMs).then(() => {
-            if (!ticket.waiters.has(wake)) return;
-            done(() => reject(new EngineError("timeout", `Clones of ${name} still run after ${timeoutMs} ms`)))();
-          });
-        }
-      });
-    }
+    await ticketEnd(ticket, this.#parts.clock, options);
     return ticket.clones.map((clone) => clone.info());
   }
 
@@ -177,7 +172,7 @@ export class ForkEngine implements Engine {
       const template = this.#templates.get(ticket.parent.domid);
       if (template?.ticket === ticket) {
         this.#templates.delete(ticket.parent.domid);
-        await this.#parts.releaseSnapshot(template.fork.descriptor.snapshot);
+        await this.#loans.release(template.fork.descriptor.snapshot);
         await this.#parts.parents.thaw(ticket.parent.domid as Domid);
       }
     } finally {
@@ -187,7 +182,7 @@ export class ForkEngine implements Engine {
   }
 
   async checkpoint(domain: string | number, options: NodeOptions = {}): Promise<TicketInfo> {
-    const parent = await this.#resolve(domain);
+    const parent = await resolveDomain(this.#parts.store, domain);
     if (options.caller !== undefined && options.caller !== parent.domid) {
       throw new EngineError("not-yours", "A guest can checkpoint itself only");
     }
@@ -225,6 +220,9 @@ export class ForkEngine implements Engine {
   identity(domid: number): Identity {
     const found = this.#tickets.cloneOf(this.#parts.local.name, domid);
     if (found !== undefined) return { id: found.clone.id, ticket: found.ticket.name, family: found.ticket.family };
+    // A clone of a parent on another host.
+    const guest = this.#parts.local.cloneOf(domid);
+    if (guest !== undefined) return { id: guest.id, ticket: guest.ticket, family: guest.family };
     return { id: 0, family: this.#families.get(domid) ?? `domain-${domid}` };
   }
 
@@ -243,19 +241,7 @@ export class ForkEngine implements Engine {
   }
 
   domains(): readonly DomainSummary[] {
-    const known = new Map<number, DomainSummary>();
-    const here = this.#parts.local.name;
-    for (const ticket of this.#tickets.all()) {
-      if (ticket.ended) continue;
-      const { domid, name } = ticket.parent;
-      if (!known.has(domid)) known.set(domid, { domid, name, identity: this.identity(domid) });
-      for (const clone of ticket.clones) {
-        if (clone.domid === undefined || clone.host !== here || clone.ended) continue;
-        const identity = { id: clone.id, ticket: ticket.name, family: ticket.family };
-        known.set(clone.domid, { domid: clone.domid, name: clone.name, parentDomid: domid, parent: name, identity });
-      }
-    }
-    return [...known.values()];
+    return knownDomains(this.#tickets.all(), this.#parts.local.name, (domid) => this.identity(domid));
   }
 
   on(listener: (event: EngineEvent) => void): Disposable {
@@ -264,7 +250,7 @@ export class ForkEngine implements Engine {
 
   /** Brings the counters of clones' memory up to date, for `show`. */
   async refresh(): Promise<void> {
-    for (const ticket of this.#tickets.all()) if (!ticket.ended && ticket.forked) await this.#noteMemory(ticket);
+    for (const ticket of this.#tickets.all()) if (!ticket.ended && ticket.forked) await noteMemory(ticket, this.#hosts);
   }
 
   /** Ends every ticket, for the end of the agent. */
@@ -278,6 +264,7 @@ export class ForkEngine implements Engine {
         this.#log.error("a ticket could not be ended", { ticket: ticket.name, error });
       }
     }
+    await Promise.all(this.#after);
   }
 
   #fork(ticket: Ticket, frozen: boolean): Promise<Fork> {
@@ -289,8 +276,11 @@ export class ForkEngine implements Engine {
     });
   }
 
-  async #start(ticket: Ticket, fork: Fork, options: NodeOptions): Promise<ForkReport> {
-    const { clock } = this.#parts;
+  async #start(ticket: Ticket, fork: Fork, options: CloneOptions): Promise<ForkReport> {
+    const { clock, local } = this.#parts;
+    const { descriptor } = fork;
+    const { fill } = options;
+    let shared: Promise<PageChannel> | undefined;
     ticket.forked = true;
     const byHost = Map.groupBy(ticket.clones.filter((clone) => !clone.ended), ({ host }) => host);
     for (const clone of ticket.clones) if (!clone.ended) clone.state = "restoring";
@@ -299,7 +289,13 @@ export class ForkEngine implements Engine {
       let started: Started[];
       try {
         const host = this.#hosts.get(hostName);
-        started = await host?.start({ ticket: ticket.name, descriptor: fork.descriptor, nodes }) ?? [];
+        const request = { ticket: ticket.name, descriptor, nodes, ...(fill === undefined ? {} : { fill }) };
+        if (hostName === local.name) started = await host?.start(request) ?? [];
+        else {
+          for (const { id } of clones) this.#loans.lend(descriptor.snapshot, ticket.name, id);
+          const channel = await (shared ??= this.#share(descriptor.snapshot, ticket.family));
+          started = await host?.start({ ...request, channel }) ?? [];
+        }
       } catch (error) {
         started = clones.map(({ id }) => ({ id, error: error instanceof Error ? error.message : String(error) }));
       }
@@ -328,6 +324,20 @@ export class ForkEngine implements Engine {
     return report;
   }
 
+  #share(snapshot: string, family: string): Promise<PageChannel> {
+    const { share } = this.#parts;
+    return share === undefined
+      ? Promise.reject(new EngineError("unsupported", "This host serves no pages to others"))
+      : share(snapshot, family);
+  }
+
+  /** Something that nobody waits for, but for the end of the agent. */
+  #afterwards(work: Promise<void>): void {
+    const done = work.catch((error) => this.#log.error("the end of a ticket has left something", { error }))
+      .finally(() => this.#after.delete(done));
+    this.#after.add(done);
+  }
+
   #guestNodes(ticket: Ticket, clone: CloneRecord, options: NodeOptions): GuestNodes {
     const { id, name, uuid } = clone;
     const seed = randomBytes(64);
@@ -338,7 +348,7 @@ export class ForkEngine implements Engine {
   }
 
   async #endClones(ticket: Ticket, clones: readonly CloneRecord[], reason: string): Promise<void> {
-    await this.#noteMemory(ticket);
+    await noteMemory(ticket, this.#hosts);
     await Promise.all([...Map.groupBy(clones, ({ host }) => host)].map(async ([hostName, theirs]) => {
       try {
         await this.#hosts.get(hostName)?.end(ticket.name, theirs.map(({ id }) => id));
@@ -352,25 +362,11 @@ export class ForkEngine implements Engine {
     }));
   }
 
-  async #noteMemory(ticket: Ticket): Promise<void> {
-    const hosts = new Set(ticket.clones.filter((clone) => !clone.ended).map(({ host }) => host));
-    for (const name of hosts) {
-      try {
-        const reports = await this.#hosts.get(name)?.memory(ticket.name);
-        for (const [id, memory] of reports ?? []) {
-          const clone = ticket.clone(id);
-          if (clone !== undefined) clone.memory = memory;
-        }
-      } catch (error) {
-        this.#log.info("a host did not report its clones' memory", { host: name, error });
-      }
-    }
-  }
-
   #onNews(news: CloneNews): void {
     const ticket = this.#tickets.get(news.ticket);
     const clone = ticket?.clone(news.id);
     if (ticket === undefined || clone === undefined || clone.ended) return;
+    if (news.kind === "whole") return this.#afterwards(this.#loans.giveBack(news.ticket, news.id));
     if (news.kind === "running") {
       clone.times.firstRunMs ??= this.#parts.clock.nowMs() - ticket.forkedAtMs;
       this.#tickets.emit({ type: "clone", clone: clone.info() });
@@ -392,22 +388,6 @@ export class ForkEngine implements Engine {
       throw new EngineError("not-yours", `Ticket ${name} belongs to another domain`);
     }
     return ticket;
-  }
-
-  async #resolve(domain: string | number): Promise<{ domid: number; name: string }> {
-    const { store } = this.#parts;
-    if (typeof domain === "number" || /^\d{1,5}$/.test(domain)) {
-      const domid = Number(domain);
-      const name = await store.read(`${domainPath(domid)}/name`);
-      if (domid === 0 || name === undefined) throw new EngineError("no-such-domain", `There is no domain ${domid}`);
-      return { domid, name };
-    }
-    for (const domid of await store.list("/local/domain") ?? []) {
-      if (domid !== "0" && await store.read(`${domainPath(Number(domid))}/name`) === domain) {
-        return { domid: Number(domid), name: domain };
-      }
-    }
-    throw new EngineError("no-such-domain", `There is no domain named ${domain.slice(0, 64)}`);
   }
 
   #familyOf(parent: { domid: number; name: string }): string {

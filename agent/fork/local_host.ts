@@ -26,6 +26,7 @@ const SHUTDOWN_TEXTS = [
 
 interface LocalClone extends CloneName {
   readonly ticket: string;
+  readonly family: string;
   readonly domid: Domid;
   running: boolean;
   ending: Promise<void> | undefined;
@@ -54,8 +55,10 @@ export class LocalHost implements CloneHost {
     return Promise.resolve(fit < BigInt(wanted) ? Number(fit) : wanted);
   }
 
-  async prepare({ ticket, clones, shape }: PrepareRequest): Promise<Prepared[]> {
+  async prepare({ ticket, family, clones, shape }: PrepareRequest): Promise<Prepared[]> {
     const { clock } = this.#ports;
+    const twice = clones.find(({ id }) => this.#find(ticket, id) !== undefined);
+    if (twice !== undefined) throw new Error(`Ticket ${ticket} has a clone ${twice.id} on ${this.name} already`);
     this.#journal.addShells(clones.map(({ uuid }) => uuid));
     const prepared: Prepared[] = [];
     for (const clone of clones) {
@@ -63,7 +66,7 @@ export class LocalHost implements CloneHost {
       let made: Domid | undefined;
       try {
         const domid = await makeShell(this.#ports, { ...clone, shape }, (domid) => made = domid);
-        this.#clones.set(domid, { ...clone, ticket, domid, running: false, ending: undefined });
+        this.#clones.set(domid, { ...clone, ticket, family, domid, running: false, ending: undefined });
         this.#parents.learn(domid, shape);
         prepared.push({ id: clone.id, domid, shellMs: clock.nowMs() - started });
       } catch (error) {
@@ -163,10 +166,10 @@ export class LocalHost implements CloneHost {
     return true;
   }
 
-  /** The clone that a domain is. */
-  cloneOf(domid: number): { ticket: string; id: number } | undefined {
+  /** The clone that a domain is, whichever host its parent is on. */
+  cloneOf(domid: number): { ticket: string; id: number; family: string } | undefined {
     const clone = this.#clones.get(domid as Domid);
-    return clone === undefined ? undefined : { ticket: clone.ticket, id: clone.id };
+    return clone === undefined ? undefined : { ticket: clone.ticket, id: clone.id, family: clone.family };
   }
 
   #find(ticket: string, id: number): LocalClone | undefined {
