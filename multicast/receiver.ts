@@ -204,11 +204,11 @@ export class Receiver {
     }
   }
 
-  /** The requests to send now. */
-  poll(nowMs: number): Ask[] {
+  /** The requests to send now. `timers`: with those for which the time is up. */
+  poll(nowMs: number, timers: boolean): Ask[] {
     const asks: Ask[] = [];
-    this.#pollUrgent(asks, nowMs);
-    this.#pollTimeouts(nowMs);
+    this.#pollUrgent(asks, nowMs, timers);
+    if (timers) this.#pollTimeouts(nowMs);
     if (this.#again.length > 0) this.#pollAgain(asks, nowMs);
     this.#pollWindow(asks, nowMs);
     return asks;
@@ -244,13 +244,13 @@ export class Receiver {
     return Math.max(sentMs, this.#progressMs) + Math.min(this.trip.timeoutMs() * this.#backoff, 4000);
   }
 
-  #pollUrgent(asks: Ask[], nowMs: number): void {
+  #pollUrgent(asks: Ask[], nowMs: number, timers: boolean): void {
     if (this.#urgent.size === 0) return;
     const fresh = this.#urgentNew.filter((index) => this.#urgent.get(index)?.attempts === 0);
     this.#urgentNew = [];
     const repeated: number[] = [];
     for (const urgent of this.#urgent.values()) {
-      if (urgent.dueMs > nowMs) continue;
+      if (urgent.dueMs > nowMs || (urgent.attempts > 0 && !timers)) continue;
       if (urgent.attempts > 0) {
         repeated.push(urgent.index);
         this.stats.urgentTimeouts++;

@@ -49,14 +49,14 @@ export class Requests {
   }
 
   /** Sends what is due: requests, a report, and the news that the server is silent. */
-  poll(wanted: WantedObject, payloadBytes: number, nowMs: number): void {
+  poll(wanted: WantedObject, payloadBytes: number, nowMs: number, timers: boolean): void {
     const { receiver } = wanted;
     let packets = 0;
-    for (const ask of receiver.poll(nowMs)) packets = this.#send(wanted, ask, payloadBytes, packets, nowMs);
+    for (const ask of receiver.poll(nowMs, timers)) packets = this.#send(wanted, ask, payloadBytes, packets, nowMs);
     if (nowMs >= this.#reportDueMs(wanted)) {
       this.#send(wanted, { urgent: false, unicast: false, ranges: [] }, payloadBytes, 0, nowMs);
     }
-    const silentMs = receiver.silence(nowMs);
+    const silentMs = timers ? receiver.silence(nowMs) : undefined;
     if (silentMs !== undefined) wanted.sink.onStalled(silentMs);
   }
 

@@ -28,8 +28,12 @@ export const DEFAULT_SERVER: Omit<ServerOptions, "pace"> = {
   maxReceivers: 2048,
 };
 
-/** A repeated request without proof of loss is answered again after this long. */
-const LOCKSTEP_MS = 50;
+/**
+ * A repeated request without proof of loss is answered again after this long: by a receiver that hears the stream, which will see for
+ * itself what it lost; and by one that has heard nothing of it yet.
+ */
+const LOCKSTEP_MS = 1000;
+const LOCKSTEP_UNHEARD_MS = 150;
 /** A receiver that is silent for so long gets no more unicast copies. */
 const RECEIVER_LAPSE_MS = 10_000;
 /** When to tell, after the last block, that the stream has ended: the tail's losses show by it. */
@@ -273,7 +277,8 @@ export class Server<T> {
       const sequence = chunk.sentSequence[at] ?? 0;
       // Distance modulo 2^32: positive when the receiver has not come so far yet.
       const ahead = request.highest === 0 ? 1 : (sequence - request.highest) | 0;
-      if (sequence !== 0 && ahead > 0 && nowMs - (chunk.sentMs[at] ?? 0) < LOCKSTEP_MS) {
+      const windowMs = request.highest === 0 ? LOCKSTEP_UNHEARD_MS : LOCKSTEP_MS;
+      if (sequence !== 0 && ahead > 0 && nowMs - (chunk.sentMs[at] ?? 0) < windowMs) {
         wanted &= ~(chunk.sentMask[at] ?? 0);
         if (wanted === 0) {
           this.stats.suppressed++;
