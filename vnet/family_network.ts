@@ -4,7 +4,7 @@ import { command, type CommandRunner, readRules } from "./commands.ts";
 import { ensureDhcp } from "./dhcp.ts";
 import { type GuestIdentity, guestIdentity } from "./identity.ts";
 import { KeyedQueue } from "./keyed_queue.ts";
-import { memberChainName } from "./member_rules.ts";
+import { memberChainName, type RejectPlace } from "./member_rules.ts";
 import { BRIDGE, type HostNaming, Naming, type NetworkNames, OVERLAY, UPLINK_INNER } from "./names.ts";
 import { blockedPackets, differenceFrom, type Table } from "./nft_text.ts";
 import { AddressPlan, type Family, type FamilyPlan, type FleetRanges, type MemberAddresses } from "./plan.ts";
@@ -15,6 +15,7 @@ import {
   adoptVifs,
   buildSegment,
   cloneIdOfLink,
+  findRejectPlace,
   listNamespaces,
   overlayAlias,
   raiseSegment,
@@ -71,6 +72,8 @@ export class FamilyNetwork {
   readonly #naming: Naming;
   readonly #uplinks: string;
   readonly #queue = new KeyedQueue();
+  /** Of the kernel, so asked once. */
+  #rejects: RejectPlace | undefined;
 
   constructor(options: FamilyNetworkOptions) {
     this.plan = new AddressPlan(options.ranges);
@@ -270,7 +273,8 @@ export class FamilyNetwork {
   async #apply(names: NetworkNames, plan: FamilyPlan, settings: Settings, state: SegmentState): Promise<void> {
     const runner = this.#runner;
     const members = this.#members(plan.family, state);
-    const inside = familyTables(plan, settings, members);
+    this.#rejects ??= await findRejectPlace(runner, names);
+    const inside = familyTables(plan, settings, members, this.#rejects);
     // One host-wide step: addresses of uplinks must not be taken twice.
     const uplink = await this.#queue.run("uplinks", async () => {
       if (egressOpen(settings)) return await ensureUplink(runner, names, this.#uplinks);

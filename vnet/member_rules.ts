@@ -7,6 +7,9 @@
  * the member's is answered with a reset, other IP with "port unreachable", to the member itself. A clone first has to
  * find the MAC of its next hop, and asks for it in the parent's name; such a request is corrected, not dropped: it goes
  * out with the member's own address, true for everyone who hears it, and the answer comes back to the member.
+ *
+ * Kernels differ in where they can reject a frame ({@link RejectPlace}). Where only the bridge can, its first hook does it
+ * for packets that this chain has marked; the bridge has learned nothing from them by then.
  */
 import { parseIp6 } from "./addresses.ts";
 import type { Chain } from "./nft_text.ts";
@@ -21,6 +24,36 @@ const BLOCKED = 'counter drop comment "blocked"';
 /** Offsets below are in bits from the ICMPv6 header (RFC 4861, 4.3 and 4.4): target at 64, first option at 192. */
 const TARGET = "@th,64,128";
 
+/** Where the kernel can answer a frame with a rejection: at a device, on a bridge, or nowhere (then it is dropped). */
+export type RejectPlace = "netdev" | "bridge" | "none";
+
+/** On packets that {@link rejectionChain} is to reject. */
+const MARK = "0x5f0e7ec7";
+
+/** Most of what is rejected is TCP; a UDP socket learns of its peer's absence too. */
+const REJECTIONS = [
+  `meta l4proto tcp ${REJECTS} reject with tcp reset`,
+  `${REJECTS} reject with icmpx type port-unreachable`,
+];
+
+/** The rejections of all members, on the bridge. */
+export function rejectionChain(): Chain {
+  return {
+    name: "inherited",
+    hook: "type filter hook prerouting priority -300; policy accept;",
+    rules: [...REJECTIONS.map((rule) => `meta mark ${MARK} ${rule}`), `meta mark ${MARK} drop`],
+  };
+}
+
+/** What becomes of packets of `etherType` from addresses that are not the member's. */
+function foreign(etherType: "ip" | "ip6", place: RejectPlace): string[] {
+  const match = `ether type ${etherType}`;
+  const count = 'counter comment "blocked"';
+  if (place === "none") return [`${match} ${BLOCKED}`];
+  if (place === "bridge") return [`${match} counter meta mark set ${MARK} accept comment "blocked"`];
+  return [`${match} ${count}`, ...REJECTIONS.map((rule) => `${match} ${rule}`), `${match} drop`];
+}
+
 export function memberChainName(cloneId: number): string {
   return `member_${cloneId}`;
 }
@@ -31,6 +64,7 @@ export function memberChain(
   member: MemberAddresses,
   device: string,
   rateLimit: string | null,
+  rejects: RejectPlace,
 ): Chain {
   const { mac } = member;
   return {
@@ -43,8 +77,8 @@ export function memberChain(
       `ether type { 8021q, 8021ad } ${BLOCKED}`,
       `ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 ${FLOODS} drop`,
       ...arpRules(plan, member),
-      ...ip4Rules(member),
-      ...ip6Rules(plan, member),
+      ...ip4Rules(member, rejects),
+      ...ip6Rules(plan, member, rejects),
       BLOCKED,
     ],
   };
@@ -61,18 +95,16 @@ function arpRules(plan: FamilyPlan, { mac, ip4 }: MemberAddresses): string[] {
   ];
 }
 
-function ip4Rules({ ip4 }: MemberAddresses): string[] {
+function ip4Rules({ ip4 }: MemberAddresses, rejects: RejectPlace): string[] {
   return [
     "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
     `ether type ip udp sport 67 ${BLOCKED}`,
     `ip saddr ${ip4} accept`,
-    `ether type ip meta l4proto tcp ${REJECTS} reject with tcp reset`,
-    `ether type ip ${REJECTS} reject with icmp type port-unreachable`,
-    `ether type ip ${BLOCKED}`,
+    ...foreign("ip", rejects),
   ];
 }
 
-function ip6Rules(plan: FamilyPlan, { mac, ip6, linkLocal6 }: MemberAddresses): string[] {
+function ip6Rules(plan: FamilyPlan, { mac, ip6, linkLocal6 }: MemberAddresses, rejects: RejectPlace): string[] {
   const own = `ip6 saddr { ${ip6}, ${linkLocal6} }`;
   const target = (address: string) => `${TARGET} 0x${parseIp6(address).toString(16).padStart(32, "0")}`;
   /** The message ends with one option of this kind that holds the member's own MAC, so none can hold another's. */
@@ -103,8 +135,6 @@ function ip6Rules(plan: FamilyPlan, { mac, ip6, linkLocal6 }: MemberAddresses): 
     "ip6 saddr :: ip6 daddr ff02::16 icmpv6 type mld2-listener-report accept",
     `ether type ip6 udp sport 547 ${BLOCKED}`,
     `${own} accept`,
-    `ether type ip6 meta l4proto tcp ${REJECTS} reject with tcp reset`,
-    `ether type ip6 ${REJECTS} reject with icmpv6 type port-unreachable`,
-    `ether type ip6 ${BLOCKED}`,
+    ...foreign("ip6", rejects),
   ];
 }

@@ -4,7 +4,7 @@
  * may reach (inet). Each side is replaced as a whole, in one transaction.
  */
 import { ipVersion } from "./addresses.ts";
-import { memberChain } from "./member_rules.ts";
+import { memberChain, rejectionChain, type RejectPlace } from "./member_rules.ts";
 import { type Chain, renderTable, type Table } from "./nft_text.ts";
 import { BRIDGE, type NetworkNames, OVERLAY, UPLINK_INNER } from "./names.ts";
 import type { FamilyPlan, MemberAddresses } from "./plan.ts";
@@ -24,7 +24,12 @@ export interface UplinkAddresses {
 const RATE = "family_rate";
 
 /** Everything in the family's namespace. */
-export function familyTables(plan: FamilyPlan, settings: Settings, members: readonly LocalMember[]): Table[] {
+export function familyTables(
+  plan: FamilyPlan,
+  settings: Settings,
+  members: readonly LocalMember[],
+  rejects: RejectPlace,
+): Table[] {
   const rate = settings.rateMbps === null ? null : RATE;
   return [{
     family: "netdev",
@@ -33,12 +38,12 @@ export function familyTables(plan: FamilyPlan, settings: Settings, members: read
     objects: settings.rateMbps === null ? [] : [`limit ${RATE} { rate over ${settings.rateMbps * 125} kbytes/second }`],
     chains: [
       overlayChain(plan, members),
-      ...members.map((member) => memberChain(plan, member, member.device, rate)),
+      ...members.map((member) => memberChain(plan, member, member.device, rate, rejects)),
     ],
   }, {
     family: "bridge",
     name: "snowflock",
-    chains: [...bridgeChains(plan)],
+    chains: [...(rejects === "bridge" ? [rejectionChain()] : []), ...bridgeChains(plan)],
   }, {
     family: "inet",
     name: "snowflock",
@@ -128,6 +133,9 @@ function gatewayChains(plan: FamilyPlan, settings: Settings): Chain[] {
           ...allow.map((rule) => `${out} ${egressMatch(rule)} accept`),
         ]
         : []),
+      // Frames from port to port, where a module (br_netfilter, loaded later) shows them to these rules too.
+      `${members} oifname "${BRIDGE}" ip daddr ${plan.subnet4} accept`,
+      `${members} oifname "${BRIDGE}" ip6 daddr { ${plan.prefix6}, fe80::/64, ff00::/8 } accept`,
       // So that a program learns at once that the way is closed.
       `${members} meta l4proto tcp limit rate 200/second reject with tcp reset`,
       `${members} limit rate 200/second reject with icmpx type admin-prohibited`,

@@ -18,10 +18,25 @@ const chain = (tables: ReturnType<typeof familyTables>, kind: string, name: stri
   tables.find((table) => table.family === kind)?.chains.find((chain) => chain.name === name)?.rules.join("\n") ?? "";
 
 Deno.test("closed by default: no rule forwards or translates anything", () => {
-  const tables = familyTables(plan.family(family), settingsOf(options), [member(0)]);
-  ok(!/accept|masquerade/.test(chain(tables, "inet", "routed") + chain(tables, "inet", "translated")));
+  const tables = familyTables(plan.family(family), settingsOf(options), [member(0)], "bridge");
+  const rules = chain(tables, "inet", "routed") + chain(tables, "inet", "translated");
+  ok(!/masquerade|oifname "uplink0"/.test(rules), rules);
   const host = renderHost(hostTable(plan.family(family), settingsOf(options), names, null));
   ok(!/masquerade|forward.*\n.*accept;.*\n.*accept$/m.test(host));
+});
+
+Deno.test("inherited connections are rejected where the kernel can, and dropped where it cannot", () => {
+  const rules = (place: "netdev" | "bridge" | "none") => {
+    const tables = familyTables(plan.family(family), settingsOf(options), [member(0)], place);
+    return { vif: chain(tables, "netdev", "member_0"), bridge: chain(tables, "bridge", "inherited") };
+  };
+  ok(/reject with tcp reset/.test(rules("netdev").vif) && rules("netdev").bridge === "");
+  const { vif, bridge } = rules("bridge");
+  ok(!/reject/.test(vif) && /reject with tcp reset/.test(bridge));
+  const mark = /meta mark set (0x[\da-f]+) accept/.exec(vif)?.[1];
+  ok(mark !== undefined && bridge.split("\n").every((rule) => rule.startsWith(`meta mark ${mark} `)), bridge);
+  ok(bridge.endsWith("drop"), "what is marked goes no further");
+  ok(!/reject|meta mark/.test(rules("none").vif + rules("none").bridge));
 });
 
 Deno.test("what egress allows, and what it never does, in that order", () => {
@@ -30,7 +45,11 @@ Deno.test("what egress allows, and what it never does, in that order", () => {
     deny: ["198.51.100.128/25"],
     dns: "192.0.2.53",
   };
-  const rules = chain(familyTables(plan.family(family), settingsOf({ ...options, egress }), []), "inet", "routed");
+  const rules = chain(
+    familyTables(plan.family(family), settingsOf({ ...options, egress }), [], "none"),
+    "inet",
+    "routed",
+  );
   const positions = [
     "198.51.100.128/25 reject",
     "192.0.2.53",
@@ -57,8 +76,8 @@ Deno.test("rules depend on what is there, not on the order it came in", () => {
   const two = settingsOf({ ...options, peers: ["192.0.2.2", "192.0.2.3"] });
   deepStrictEqual(one, two);
   strictEqual(
-    renderFamily(familyTables(plan.family(family), one, [member(1)])),
-    renderFamily(familyTables(plan.family(family), two, [member(1)])),
+    renderFamily(familyTables(plan.family(family), one, [member(1)], "netdev")),
+    renderFamily(familyTables(plan.family(family), two, [member(1)], "netdev")),
   );
 });
 

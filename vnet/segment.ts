@@ -15,6 +15,7 @@ import {
 } from "./commands.ts";
 import { BRIDGE, type NetworkNames, OVERLAY } from "./names.ts";
 import type { FamilyPlan, MemberAddresses } from "./plan.ts";
+import type { RejectPlace } from "./member_rules.ts";
 import type { LocalMember } from "./ruleset.ts";
 import type { Settings } from "./settings.ts";
 
@@ -284,4 +285,19 @@ export async function removeOverlay(runner: CommandRunner, names: NetworkNames):
   if (result.status !== 0 && !/Cannot find device/.test(result.stderr)) {
     throw new CommandError(`remove the overlay of ${names.namespace}`, argv, result);
   }
+}
+
+/** Where this kernel can reject: asked of it with rules that are checked and not kept, in the family's namespace. */
+export async function findRejectPlace(runner: CommandRunner, names: NetworkNames): Promise<RejectPlace> {
+  const probes = {
+    bridge: "hook prerouting",
+    netdev: `hook ingress device "${OVERLAY}"`,
+  };
+  for (const place of ["bridge", "netdev"] as const) {
+    const chain = `type filter ${probes[place]} priority 0; meta l4proto tcp reject with tcp reset;`;
+    const input = `table ${place} probe {\n chain probe {\n ${chain}\n }\n}\n`;
+    const { status } = await runner.run(["nft", "-c", "-f", "-"], { input, namespace: names.namespace });
+    if (status === 0) return place;
+  }
+  return "none";
 }
