@@ -181,6 +181,25 @@ for (const { name, shell } of SHELLS) {
     assert.equal(guest.text("commands").split("\n").length, 7);
   });
 
+  Deno.test(`${name}: a clone that somebody else made wakes up once; a machine that is no clone never`, async () => {
+    await using guest = new Guest(shell);
+    assert.deepEqual(await guest.run(["wake"]), { code: 0, stdout: "", stderr: "" });
+    assert.throws(() => guest.text("commands"), Deno.errors.NotFound);
+    const identity = { id: 2, ticket: "t5", family: "f", name: "n", uuid: "u", seed: new Uint8Array(64) };
+    for (const [path, value] of Object.entries(identityNodes(identity))) {
+      guest.store.set(`/local/domain/7/${path}`, value);
+    }
+    for (let n = 0; n < 2; n++) assert.equal((await guest.run(["wake"])).code, 0);
+    // Without an address the network is left alone; a UUID that is none gives no machine id.
+    assert.equal(guest.text("commands"), "hostname n\n");
+    assert.equal(guest.text("etc/machine-id"), "0\n");
+    // Where nothing can be remembered, the hooks run rather than not.
+    Deno.removeSync(`${guest.root}/run`, { recursive: true });
+    Deno.writeTextFileSync(`${guest.root}/run`, "");
+    assert.match((await guest.run(["wake"])).stderr, /may run twice/);
+    assert.equal(guest.text("commands"), "hostname n\nhostname n\n");
+  });
+
   Deno.test(`${name}: what the agent refuses`, async () => {
     await using guest = await new Guest(shell).serve();
     assert.deepEqual(await guest.run(["clone", "t9"]), {
