@@ -9,8 +9,8 @@ import { hostnameOf } from "./identity.ts";
 /** Sets `pid` to the family's dnsmasq, $1 being its namespace; there is one at most. */
 const FIND = 'pid=; for p in $(ip netns pids "$1"); do ' +
   'read -r name < "/proc/$p/comm" && [ "$name" = dnsmasq ] && pid=$p; done; ';
-/** Ends it, and waits until its socket is free: 2 s at most. */
-const STOP = 'if [ -n "$pid" ]; then kill "$pid" 2>/dev/null; n=0; while kill -0 "$pid" 2>/dev/null; do ' +
+/** Ends it, and waits until it has left the namespace (an ended process that nobody has reaped is in none): 2 s at most. */
+const STOP = 'if [ -n "$pid" ]; then kill "$pid" 2>/dev/null; n=0; while [ -e "/proc/$pid/ns/net" ]; do ' +
   "n=$((n + 1)); [ $n -lt 40 ] || exit 1; sleep 0.05; done; fi; ";
 /**
  * Brings it to the settings ($3) and the members (standard input), in the folder $2: one process instead of five. Files are

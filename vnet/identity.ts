@@ -1,5 +1,6 @@
 /** Who a member is, as it is told: text for its xenstore folder `data/snowflock/`, and for its vif's `mac`. */
 import type { AddressPlan, Family } from "./plan.ts";
+import { DEFAULT_MTU } from "./settings.ts";
 
 /** Every value is text, ready for xenstore. */
 export interface GuestIdentity {
@@ -38,7 +39,7 @@ export function guestIdentity(
     address: `${ip4}/${prefixLength4}`,
     gateway: gateway4,
     address6: `${ip6}/64`,
-    mtu: String(options.mtu ?? 1400),
+    mtu: String(options.mtu ?? DEFAULT_MTU),
     hostname: hostnameOf(family, cloneId, options.hostname),
   };
 }

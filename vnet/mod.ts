@@ -20,7 +20,9 @@ export {
   type VniRange,
 } from "./plan.ts";
 export { allocateVni, LocalRegistry, type Registry, sliceOf } from "./registry.ts";
+export { type SealedPeer, type SealKey, UnderlaySeal } from "./seal.ts";
 export {
+  DEFAULT_MTU,
   type Egress,
   type EgressRule,
   type NetworkOptions,

@@ -455,7 +455,7 @@ Deno.test({
       strictEqual(lease?.address, member.ip4);
       deepStrictEqual(lease.options.get(1), [255, 255, 0, 0]);
       deepStrictEqual(lease.options.get(3), ip4Bytes(gateway4));
-      deepStrictEqual(lease.options.get(26), [1400 >> 8, 1400 & 255]);
+      deepStrictEqual(lease.options.get(26), [1380 >> 8, 1380 & 255]);
       deepStrictEqual(lease.options.get(12), text(`sf-11111111-${member.cloneId}`));
     }
     const [parent] = members;

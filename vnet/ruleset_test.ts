@@ -194,7 +194,7 @@ Deno.test("a guest is told who it is; a name that is none is replaced", () => {
     address: "10.83.0.4/16",
     gateway: "10.83.255.254",
     address6: "fd53:4e4f:575f:102:585f:1ff:fe02:3/64",
-    mtu: "1400",
+    mtu: "1380",
     hostname: "web-3",
   });
   strictEqual(guestIdentity(plan, family, 0, { hostname: "web" }).hostname, "web");

@@ -46,7 +46,7 @@ export interface NetworkOptions {
   readonly rateMbps?: number;
   /** Answer DHCP and router solicitations (by dnsmasq). Default true. */
   readonly dhcp?: boolean;
-  /** MTU of the members. 1400 by default: room for VXLAN over IPv6 and IPsec on an underlay of 1500. */
+  /** MTU of the members; {@link DEFAULT_MTU} by default. */
   readonly mtu?: number;
 }
 
@@ -69,6 +69,9 @@ export interface Settings {
 export class SettingsError extends Error {
   override readonly name = "SettingsError";
 }
+
+/** Room for VXLAN over IPv6 (70 bytes) and IPsec (38) on an underlay of 1500. */
+export const DEFAULT_MTU = 1380;
 
 const MAX_PEERS = 1024;
 const MAX_EGRESS_RULES = 256;
@@ -94,7 +97,7 @@ export function settingsOf(options: NetworkOptions): Settings {
     },
     rateMbps: options.rateMbps ?? null,
     dhcp: options.dhcp ?? true,
-    mtu: options.mtu ?? 1400,
+    mtu: options.mtu ?? DEFAULT_MTU,
   });
 }
 
