@@ -57,7 +57,7 @@ export function guestConfig(options: GuestOptions): string {
 
 export interface ShellAnswer {
   readonly status: number;
-  /** What the command printed on both streams, its first 2 KiB. */
+  /** What the command printed on both streams, its first 2,000 bytes. */
   readonly output: string;
 }
 

@@ -98,13 +98,7 @@ export class Host implements AsyncDisposable {
 
   /** Copies a file out of dom0, through ssh (some MB/s). */
   async copyFrom(remotePath: string, localPath: string): Promise<void> {
-    const child = this.spawn(`cat ${quote(remotePath)}`);
-    await child.stdin.close();
-    using file = await Deno.open(localPath, { create: true, write: true, truncate: true });
-    await child.stdout.pipeTo(file.writable, { preventClose: true });
-    await child.stderr.cancel();
-    const { code } = await child.status;
-    if (code !== 0) throw new Error(`Cannot read ${remotePath} on host ${this.number}: status ${code}`);
+    await this.#ssh.download(`cat ${quote(remotePath)}`, localPath);
   }
 
   /** Leads a port of 127.0.0.1 to a port or a Unix socket in dom0. */

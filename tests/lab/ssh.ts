@@ -89,6 +89,12 @@ export class Ssh implements AsyncDisposable {
     return new Deno.Command("setpriv", { args, stdin: "piped", stdout: "piped", stderr: "piped" }).spawn();
   }
 
+  /** Runs a command whose output becomes a local file. */
+  async download(command: string, localPath: string): Promise<void> {
+    const script = 'exec ssh -S "$1" -F none root@127.0.0.1 "$2" > "$3"';
+    await runCommand(["sh", "-c", script, "sh", this.#control, command, localPath], { label: command });
+  }
+
   /** Leads a free port of 127.0.0.1 to a port or a Unix socket in dom0. */
   async forward(target: number | string): Promise<Forward> {
     const port = freePort();

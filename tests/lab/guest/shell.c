@@ -11,7 +11,8 @@
 #include <sys/wait.h>
 #include "xenbus.h"
 
-#define OUTPUT_MAX 2048
+/* oxenstored refuses values above 2048 bytes (oxenstored.conf, quota-maxsize). */
+#define OUTPUT_MAX 2000
 #define TOKEN_MAX 64
 
 /* Runs `command`; what it prints after the first OUTPUT_MAX bytes is read and dropped. */
@@ -47,6 +48,8 @@ static void serve(const char *token, const char *command) {
     if (!ended && waitpid(pid, &status, WNOHANG) == pid) ended = 1, pid = 0;
   }
   if (pid) waitpid(pid, &status, 0);
+  for (size_t i = 0; i < length; i++)
+    if (!output[i]) output[i] = '?'; /* a value is text */
   int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   int head = snprintf(answer, sizeof answer, "%d ", code);
   memcpy(answer + head, output, length);
