@@ -43,6 +43,10 @@ const cluster = z.strictObject({
   peers: z.array(peer).max(1024).default([]).describe("the other hosts"),
   certificate: path.optional().describe("this host's certificate, PEM"),
   key: path.optional().describe("the certificate's private key, PEM; readable by root alone"),
+  heartbeatMs: z.int().min(50).max(10_000).default(1000).describe("time between signs of life, in milliseconds"),
+  downAfterMs: z.int().min(200).max(600_000).default(5000).describe(
+    "silence after which a peer counts as down, in milliseconds",
+  ),
   authority: path.optional().describe("certificate of the authority that all hosts' certificates are of, PEM"),
   policy: z.union([
     z.enum(["pack", "spread", "slurm"]),
@@ -101,7 +105,8 @@ export const Config = z.strictObject({
   const fail = (at: (string | number)[], message: string) => context.addIssue({ code: "custom", path: at, message });
   // sun_path holds 108 bytes with its NUL.
   if (new TextEncoder().encode(config.socket).length > 107) fail(["socket"], "must be at most 107 bytes");
-  const { listen, peers, certificate, key, authority } = config.cluster;
+  const { listen, peers, certificate, key, authority, heartbeatMs, downAfterMs } = config.cluster;
+  if (downAfterMs < 2 * heartbeatMs) fail(["cluster", "downAfterMs"], "must be at least twice heartbeatMs");
   if (peers.length > 0 && listen === undefined) fail(["cluster", "listen"], "is needed with peers");
   if (listen !== undefined && (certificate === undefined || key === undefined || authority === undefined)) {
     fail(["cluster"], "certificate, key and authority are needed with listen");
