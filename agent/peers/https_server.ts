@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net";
 import type { TLSSocket } from "node:tls";
 import { getLogger } from "@logtape/logtape";
 import { dnsNames, type TlsIdentity } from "./tls.ts";
-import { MAX_BODY_BYTES } from "./wire.ts";
+import { MAX_BODY_BYTES, PROTOCOL, PROTOCOL_HEADER } from "./wire.ts";
 
 /** A handshake, a header, a body: each must have come in within this time. */
 const RECEIVE_TIMEOUT_MS = 30_000;
@@ -98,7 +98,7 @@ async function answer(
     // The rest of it is not read: the connection ends with the answer.
     response = Response.json({ error: { code: "too-large", message: error.message } }, {
       status: 413,
-      headers: { connection: "close" },
+      headers: { connection: "close", [PROTOCOL_HEADER]: `${PROTOCOL}` },
     });
   }
   const bytes = await response.bytes();
