@@ -296,6 +296,7 @@ export class Distribution implements Disposable {
           fanOut,
           left: receiver.left,
           ...receiver.stats,
+          urgentTimeouts: receiver.urgentTimeouts,
         })),
       })),
     };

@@ -100,6 +100,6 @@ export interface BlockSink {
   onAbsent(index: number): void;
   /** The server does not serve the object (any more). Requests are kept; drop the object or find another server. */
   onGone(): void;
-  /** The server has not answered for `silentMs` though blocks are requested. Once for each silence; retries go on. */
+  /** The server has not answered for `silentMs` though blocks are requested. Told again whenever the silence has doubled; retries go on. */
   onStalled(silentMs: number): void;
 }

@@ -7,16 +7,18 @@
  * says that its stream has ended. Timers are the last resort.
  */
 import { BlockRing } from "./block_ring.ts";
+import { AT, BlockStates, State } from "./block_states.ts";
 import type { Range } from "./codec.ts";
 import { ALL_FRAGMENTS, MAX_RANGE_BLOCKS } from "./protocol.ts";
 import { RoundTrip } from "./round_trip.ts";
+import { UrgentBlocks } from "./urgent_blocks.ts";
 
 export interface ReceiverOptions {
   /** Background blocks asked for and not here yet. They must fit into the socket's receive buffer. */
   readonly window: number;
   /** Urgent blocks at a time; more are treated as background blocks. */
   readonly maxUrgent: number;
-  /** Silence of the server, with blocks asked for, that is reported. */
+  /** Silence of the server, with blocks asked for, that is reported; then twice that, and so on. */
   readonly stallMs: number;
   /** At so few blocks left, what was lost is answered by unicast. */
   readonly endGame: number;
@@ -32,28 +34,6 @@ const STEP = 128;
 const UNICAST_ATTEMPT = 2;
 const MAX_BACKOFF = 64;
 
-/** A block's place in its chunk of {@link MAX_RANGE_BLOCKS}: the low bits of its index. */
-const AT = MAX_RANGE_BLOCKS - 1;
-
-/** `Wanted` waits in the queue, `Asked` at the server; `Lost` is about to be asked for again. */
-const State = { None: 0, Wanted: 1, Asked: 2, Lost: 3, Urgent: 4, Done: 5 } as const;
-
-interface Chunk {
-  readonly state: Uint8Array;
-  readonly attempts: Uint8Array;
-  /** 1: it has its entry in the queue, be it one of before a cancel. */
-  readonly queued: Uint8Array;
-  /** Order of the last asking. */
-  readonly order: Float64Array;
-}
-
-interface Urgent {
-  readonly index: number;
-  sentMs: number;
-  dueMs: number;
-  attempts: number;
-}
-
 /** A request to send. */
 export interface Ask {
   urgent: boolean;
@@ -67,7 +47,6 @@ export interface ReceiverStats {
   overheard: number;
   lossesSeen: number;
   timeouts: number;
-  urgentTimeouts: number;
 }
 
 export class Receiver {
@@ -77,23 +56,17 @@ export class Receiver {
     overheard: 0,
     lossesSeen: 0,
     timeouts: 0,
-    urgentTimeouts: 0,
   };
-  readonly urgentTrip = new RoundTrip({ initialMs: 20, minMs: 4, maxMs: 1000 });
   readonly trip = new RoundTrip({ initialMs: 200, minMs: 60, maxMs: 2000 });
   readonly blocks: number;
   readonly #options: ReceiverOptions;
   readonly #missing: (index: number) => number;
-  /** By index >> 12. */
-  readonly #chunks = new Map<number, Chunk>();
-  #lastNumber = 0;
-  #lastChunk = newChunk();
+  readonly #states = new BlockStates();
   readonly #wants: BlockRing;
   /** Blocks asked for, in order. Entries of blocks that came are skipped. */
   #asked: { index: number; order: number; sentMs: number }[] = [];
   #askedHead = 0;
-  readonly #urgent = new Map<number, Urgent>();
-  #urgentNew: number[] = [];
+  readonly #urgent = new UrgentBlocks();
   #again: number[] = [];
   #outstanding = 0;
   #wanted = 0;
@@ -103,15 +76,21 @@ export class Receiver {
   #heardMs = 0;
   /** When a block that had been asked for came last. */
   #progressMs = 0;
-  #stalled = false;
+  /** The silence that is reported next. */
+  #reportMs: number;
 
   /** `missing` tells the fragments that a block lacks. */
   constructor(blocks: number, missing: (index: number) => number, options: ReceiverOptions) {
     this.blocks = blocks;
     this.#missing = missing;
     this.#options = options;
+    this.#reportMs = options.stallMs;
     this.#wants = new BlockRing(blocks);
-    this.#chunks.set(0, this.#lastChunk);
+  }
+
+  /** Urgent blocks that were asked for again. */
+  get urgentTimeouts(): number {
+    return this.#urgent.timeouts;
   }
 
   /** Background and urgent blocks that are not here yet. */
@@ -121,29 +100,31 @@ export class Receiver {
 
   /** Whether a block that arrives is to be kept. */
   accepts(index: number): boolean {
-    return index < this.blocks && this.#chunk(index).state[index & AT] !== State.Done;
+    return index < this.blocks && this.#states.of(index).state[index & AT] !== State.Done;
   }
 
   /** Whether a block was asked for, or waits to be, and is not here yet. */
   asked(index: number): boolean {
     if (index >= this.blocks) return false;
-    const state = this.#chunk(index).state[index & AT];
+    const state = this.#states.of(index).state[index & AT];
     return state !== State.None && state !== State.Done;
   }
 
   request(indexes: Iterable<number>, urgent: boolean, nowMs: number): void {
-    if (this.left === 0) this.#heardMs = nowMs;
+    if (this.left === 0) {
+      this.#heardMs = nowMs;
+      this.#reportMs = this.#options.stallMs;
+    }
     for (const index of indexes) {
       if (!(index >= 0 && index < this.blocks)) throw new RangeError(`Block ${index} of an object of ${this.blocks}`);
-      const { state, attempts, queued } = this.#chunk(index);
+      const { state, attempts, queued } = this.#states.of(index);
       const at = index & AT;
       const before = state[at];
       if (urgent && before !== State.Urgent && this.#urgent.size < this.#options.maxUrgent) {
         this.#uncount(before);
         state[at] = State.Urgent;
         attempts[at] = 0;
-        this.#urgent.set(index, { index, sentMs: nowMs, dueMs: nowMs, attempts: 0 });
-        this.#urgentNew.push(index);
+        this.#urgent.add(index, nowMs);
         this.stats.requested++;
       } else if (before === State.None || before === State.Done) {
         if (queued[at] === 0 && this.#wants.push(0, index)) queued[at] = 1;
@@ -163,7 +144,7 @@ export class Receiver {
   fragment(index: number, stream: boolean, nowMs: number): void {
     this.#heard(nowMs);
     if (!stream) return;
-    const { state, order, attempts } = this.#chunk(index);
+    const { state, order, attempts } = this.#states.of(index);
     const at = index & AT;
     // One that was asked for again may answer the first asking: nothing follows from it.
     if (state[at] === State.Asked && attempts[at] === 0) this.#lostBefore((order[at] ?? 0) - REORDER_BLOCKS);
@@ -172,13 +153,11 @@ export class Receiver {
   /** A block is whole, or is absent at the server. Whether it had been asked for. */
   arrived(index: number, nowMs: number): boolean {
     this.#heard(nowMs);
-    const { state, attempts, order } = this.#chunk(index);
+    const { state, attempts, order } = this.#states.of(index);
     const at = index & AT;
     const before = state[at];
-    if (before === State.Urgent) {
-      const urgent = this.#urgent.get(index);
-      if (urgent !== undefined && urgent.attempts === 1) this.urgentTrip.sample(nowMs - urgent.sentMs);
-    } else if (before === State.Asked && attempts[at] === 0) {
+    if (before === State.Urgent) this.#urgent.arrived(index, nowMs);
+    else if (before === State.Asked && attempts[at] === 0) {
       const head = this.#asked[this.#askedHead];
       // The oldest one asked for gives a sample: one for a window's worth of blocks or so.
       if (head !== undefined && head.order === order[at]) this.trip.sample(nowMs - head.sentMs);
@@ -192,16 +171,14 @@ export class Receiver {
 
   /** The server's stream has ended: what was asked for a round trip ago and is not here was lost. */
   streamEnded(nowMs: number): void {
-    const before = nowMs - Math.max(1, 1.25 * Math.min(this.trip.leastMs, this.urgentTrip.leastMs, 20));
+    const before = nowMs - Math.max(1, 1.25 * Math.min(this.trip.leastMs, this.#urgent.trip.leastMs, 20));
     for (let at = this.#askedHead; at < this.#asked.length; at++) {
       const entry = this.#asked[at];
       if (entry === undefined || entry.sentMs > before) break;
       this.#lost(entry);
       this.#askedHead = at + 1;
     }
-    for (const urgent of this.#urgent.values()) {
-      if (urgent.attempts > 0 && urgent.sentMs <= before) urgent.dueMs = Math.min(urgent.dueMs, nowMs);
-    }
+    this.#urgent.lost(before, nowMs);
   }
 
   /** The requests to send now. `timers`: with those for which the time is up. */
@@ -216,26 +193,25 @@ export class Receiver {
 
   /** When `poll` or `silence` may have something, without another event. */
   deadlineMs(): number | undefined {
-    let due = Infinity;
-    for (const urgent of this.#urgent.values()) due = Math.min(due, urgent.dueMs);
+    let due = this.#urgent.dueMs();
     this.#skipSettled();
     const head = this.#asked[this.#askedHead];
     if (head !== undefined) due = Math.min(due, this.#timeoutAtMs(head.sentMs));
     if (this.#lostBlocks > 0 || this.#opening()) due = 0;
-    if (this.left > 0 && !this.#stalled) due = Math.min(due, this.#heardMs + this.#options.stallMs);
+    if (this.left > 0) due = Math.min(due, this.#heardMs + this.#reportMs);
     return due === Infinity ? undefined : due;
   }
 
-  /** Milliseconds of silence, once for each that is too long. */
+  /** Milliseconds of silence that are to be reported: `stallMs`, and whenever that has doubled. */
   silence(nowMs: number): number | undefined {
-    if (this.left === 0 || this.#stalled || nowMs - this.#heardMs < this.#options.stallMs) return undefined;
-    this.#stalled = true;
+    if (this.left === 0 || nowMs - this.#heardMs < this.#reportMs) return undefined;
+    this.#reportMs *= 2;
     return nowMs - this.#heardMs;
   }
 
   #heard(nowMs: number): void {
     this.#heardMs = nowMs;
-    this.#stalled = false;
+    this.#reportMs = this.#options.stallMs;
     this.#backoff = 1;
   }
 
@@ -246,19 +222,9 @@ export class Receiver {
 
   #pollUrgent(asks: Ask[], nowMs: number, timers: boolean): void {
     if (this.#urgent.size === 0) return;
-    const fresh = this.#urgentNew.filter((index) => this.#urgent.get(index)?.attempts === 0);
-    this.#urgentNew = [];
+    const fresh: number[] = [];
     const repeated: number[] = [];
-    for (const urgent of this.#urgent.values()) {
-      if (urgent.dueMs > nowMs || (urgent.attempts > 0 && !timers)) continue;
-      if (urgent.attempts > 0) {
-        repeated.push(urgent.index);
-        this.stats.urgentTimeouts++;
-      }
-      urgent.sentMs = nowMs;
-      urgent.dueMs = nowMs + Math.min(this.urgentTrip.timeoutMs() * 2 ** Math.min(urgent.attempts, 8), 1000);
-      urgent.attempts++;
-    }
+    this.#urgent.poll(nowMs, timers, fresh, repeated);
     if (fresh.length > 0) asks.push({ urgent: true, unicast: false, ranges: this.#ranges(fresh) });
     if (repeated.length > 0) asks.push({ urgent: true, unicast: true, ranges: this.#ranges(repeated) });
   }
@@ -283,7 +249,7 @@ export class Receiver {
     const unicast: number[] = [];
     const endGame = this.left <= this.#options.endGame;
     for (const index of this.#again) {
-      const { state, attempts } = this.#chunk(index);
+      const { state, attempts } = this.#states.of(index);
       const at = index & AT;
       if (state[at] !== State.Lost) continue;
       this.#lostBlocks--;
@@ -305,7 +271,7 @@ export class Receiver {
     const indexes: number[] = [];
     while (this.#outstanding < this.#options.window && this.#wants.shift()) {
       const index = this.#wants.index;
-      const { state, queued } = this.#chunk(index);
+      const { state, queued } = this.#states.of(index);
       queued[index & AT] = 0;
       if (state[index & AT] !== State.Wanted) continue;
       this.#wanted--;
@@ -316,7 +282,7 @@ export class Receiver {
   }
 
   #ask(index: number, nowMs: number): void {
-    const chunk = this.#chunk(index);
+    const chunk = this.#states.of(index);
     const at = index & AT;
     chunk.state[at] = State.Asked;
     chunk.order[at] = ++this.#order;
@@ -338,7 +304,7 @@ export class Receiver {
   }
 
   #lost(entry: { readonly index: number; readonly order: number }): boolean {
-    const { state, attempts, order } = this.#chunk(entry.index);
+    const { state, attempts, order } = this.#states.of(entry.index);
     const at = entry.index & AT;
     if (state[at] !== State.Asked || order[at] !== entry.order) return false;
     state[at] = State.Lost;
@@ -357,7 +323,7 @@ export class Receiver {
         this.#askedHead = 0;
         return;
       }
-      const { state, order } = this.#chunk(head.index);
+      const { state, order } = this.#states.of(head.index);
       const at = head.index & AT;
       if (state[at] === State.Asked && order[at] === head.order) return;
       this.#askedHead++;
@@ -383,10 +349,10 @@ export class Receiver {
   }
 
   #settle(index: number, state: number): void {
-    const chunk = this.#chunk(index);
+    const chunk = this.#states.of(index);
     const at = index & AT;
     this.#uncount(chunk.state[at]);
-    this.#urgent.delete(index);
+    this.#urgent.remove(index);
     chunk.state[at] = state;
   }
 
@@ -395,26 +361,4 @@ export class Receiver {
     else if (state === State.Wanted) this.#wanted--;
     else if (state === State.Lost) this.#lostBlocks--;
   }
-
-  #chunk(index: number): Chunk {
-    const number = index >>> 12;
-    if (number === this.#lastNumber) return this.#lastChunk;
-    let chunk = this.#chunks.get(number);
-    if (chunk === undefined) {
-      chunk = newChunk();
-      this.#chunks.set(number, chunk);
-    }
-    this.#lastNumber = number;
-    this.#lastChunk = chunk;
-    return chunk;
-  }
-}
-
-function newChunk(): Chunk {
-  return {
-    state: new Uint8Array(MAX_RANGE_BLOCKS),
-    attempts: new Uint8Array(MAX_RANGE_BLOCKS),
-    queued: new Uint8Array(MAX_RANGE_BLOCKS),
-    order: new Float64Array(MAX_RANGE_BLOCKS),
-  };
 }

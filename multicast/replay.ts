@@ -1,5 +1,5 @@
 /** Refuses a packet counter that was taken before, and one that is too old to tell (RFC 4303, section 3.4.3). */
-export const REPLAY_WINDOW = 4096;
+export const REPLAY_WINDOW = 32768;
 
 export class ReplayWindow {
   #highest = 0;

@@ -14,7 +14,7 @@ export class RoundTrip {
     this.#maxMs = options.maxMs;
   }
 
-  /** Never of a request that was repeated (Karn): which one was answered is not known. */
+  /** Of a request that was sent once (Karn): of a repeated one it is not known which was answered. */
   sample(tripMs: number): void {
     this.leastMs = Math.min(this.leastMs, tripMs);
     if (this.#smoothMs === undefined) {
@@ -24,6 +24,13 @@ export class RoundTrip {
     }
     this.#varianceMs += (Math.abs(tripMs - this.#smoothMs) - this.#varianceMs) / 4;
     this.#smoothMs += (tripMs - this.#smoothMs) / 8;
+  }
+
+  /** A repeated request was answered so long after the first asking: the trip took no more. */
+  atMost(tripMs: number): void {
+    const leastMs = this.leastMs;
+    this.sample(Math.min(tripMs, 2 * this.timeoutMs()));
+    this.leastMs = leastMs;
   }
 
   timeoutMs(): number {

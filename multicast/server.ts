@@ -6,6 +6,7 @@
  * is sent again only to a receiver that has seen the stream beyond it (it did lose it), or after a while.
  */
 import { BlockRing } from "./block_ring.ts";
+import { AT } from "./block_states.ts";
 import type { Request } from "./codec.ts";
 import { Pace, type PaceOptions } from "./pace.ts";
 import { ALL_FRAGMENTS, type Endpoint, MAX_RANGE_BLOCKS, RequestFlag } from "./protocol.ts";
@@ -38,9 +39,6 @@ const LOCKSTEP_UNHEARD_MS = 150;
 const RECEIVER_LAPSE_MS = 10_000;
 /** When to tell, after the last block, that the stream has ended: the tail's losses show by it. */
 const IDLE_AFTER_MS = [1, 8, 60];
-
-/** A block's place in its chunk of {@link MAX_RANGE_BLOCKS}: the low bits of its index. */
-const AT = MAX_RANGE_BLOCKS - 1;
 
 /** What is known of the blocks `chunk * 4096` and on. */
 class Chunk {
