@@ -70,7 +70,7 @@ export async function makeShell(
   xen.populate(domid, BigUint64Array.from(special), 0);
   for (const [index, gfn] of frames) xen.setHvmParam(domid, index, gfn);
   await memory.openDomain(domid, shape.memory.map.ranges, ring, true);
-  await pageOut(xen, domid, shape);
+  await pageOut(ports, domid, shape);
 
   const storePort = xen.allocateUnbound(domid, DOM0);
   const consolePort = xen.allocateUnbound(domid, DOM0);
@@ -118,7 +118,7 @@ async function introduce(
 }
 
 /** Makes all RAM of a shell absent: populate, nominate, evict, a superpage at a time where the map allows one. */
-async function pageOut(xen: Xen, domid: Domid, shape: GuestShape): Promise<void> {
+async function pageOut({ xen, clock }: ShellPorts, domid: Domid, shape: GuestShape): Promise<void> {
   for (const { first, pages } of shape.memory.map.ranges) {
     let done = 0;
     while (done < pages) {
@@ -128,7 +128,7 @@ async function pageOut(xen: Xen, domid: Domid, shape: GuestShape): Promise<void>
       const failed = xen.pageOut(domid, gfns).findIndex((result) => result !== 0);
       if (failed >= 0) throw new Error(`frame ${gfns[failed]?.toString(16)} of domain ${domid} could not be paged out`);
       done += batch;
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await clock.sleep(0);
     }
   }
 }
