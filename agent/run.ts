@@ -25,12 +25,10 @@ export interface RunOptions {
   readonly logs: LogBuffer;
   /** Ends the agent. */
   readonly signal: AbortSignal;
-  /** Called when the API answers. */
-  readonly ready: () => void;
 }
 
 /** Resolves when the agent has ended and has let go of everything. Rejects if it cannot start, or a part of it dies. */
-export async function runAgent({ config, version, openMachine, logs, signal, ready }: RunOptions): Promise<void> {
+export async function runAgent({ config, version, openMachine, logs, signal }: RunOptions): Promise<void> {
   const log = getLogger(["snowflock", "agent"]);
   const host = config.host ?? Deno.hostname().split(".")[0] ?? "localhost";
   await Deno.mkdir(config.stateDirectory, { recursive: true, mode: 0o700 });
@@ -76,7 +74,6 @@ export async function runAgent({ config, version, openMachine, logs, signal, rea
       socket: config.socket,
     }),
   );
-  ready();
   log.info("the agent is ready", { host, socket: config.socket });
   const lost = Promise.race([memory.closed, xenstore.closed]).then((error) => {
     throw error;

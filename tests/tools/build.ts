@@ -31,7 +31,7 @@ async function run(program: string, args: readonly string[], cwd: string): Promi
 /** The entries to bundle, from bundle name to source path. Throws where two workers have the same base name. */
 export function bundleEntries(root: string): Map<string, string> {
   const entries = new Map([["main.js", "./main.ts"]]);
-  const workers = findFiles(root, (path) => path.endsWith("_worker.ts") && !path.startsWith("./tests/"));
+  const workers = findFiles(root, (path) => path.endsWith("_worker.ts") && !path.endsWith("_test_worker.ts") && !path.startsWith("./tests/"));
   for (const path of workers) {
     const name = path.replace(/^.*\//, "").replace(/\.ts$/, ".js");
     const other = entries.get(name);
