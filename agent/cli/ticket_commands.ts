@@ -1,4 +1,4 @@
-/** Commands that change something: clone, join, kill, checkpoint. */
+/** Commands that change something: clone, request, fork, join, kill, checkpoint. */
 import type { Command } from "commander";
 import { EngineError, MAX_CLONES } from "../api/engine.ts";
 import { type CliDependencies, domainArgument, ExitStatus, Invocation, wholeNumber } from "./context.ts";
@@ -32,6 +32,28 @@ export function addTicketCommands(program: Command, dependencies: CliDependencie
         }
         throw error;
       }
+    });
+
+  program.command("request")
+    .description("reserve clones of a domain and make their shells, for a fork later")
+    .argument("<domain>", "name or domid of the parent")
+    .option("-n, --clones <number>", "clones to make", "1")
+    .action(async (domain: string, options: { clones: string }, command: Command) => {
+      using run = new Invocation(dependencies, command);
+      const clones = wholeNumber(options.clones, 1, MAX_CLONES, "--clones");
+      const request = { domain: domainArgument(domain), clones };
+      run.print(await run.client().requestTicket(request, { signal: run.signal }), formatTicket);
+    });
+
+  program.command("fork")
+    .description("fork the parent of a ticket into its shells")
+    .argument("<ticket>")
+    .option("--no-fill", "bring in memory on demand only, never in the background")
+    .action(async (ticket: string, options: { fill: boolean }, command: Command) => {
+      using run = new Invocation(dependencies, command);
+      const report = await run.client().clone(ticket, options.fill ? {} : { fill: false }, { signal: run.signal });
+      run.print(report, () => `${formatFork(report)}${formatClones(report.clones)}`);
+      if (report.clones.every((clone) => clone.state === "lost")) throw new ExitStatus(1);
     });
 
   program.command("join")

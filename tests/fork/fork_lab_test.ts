@@ -43,8 +43,8 @@ Deno.test("lab: a machine forks on one host", async (t) => {
   const before = await inventory(host);
 
   await t.step("the host has what it takes", async () => {
-    const report = await agent.call<{ ok: boolean }>("doctor");
-    assert.equal(report.ok, true, JSON.stringify(report));
+    const report = await agent.call<{ healthy: boolean }>("doctor");
+    assert.equal(report.healthy, true, JSON.stringify(report));
   });
 
   await t.step("parent and 4 clones check themselves; join collects", async () => {

@@ -29,7 +29,9 @@ export class LabAgent implements AsyncDisposable {
   static async start(host: Host): Promise<LabAgent> {
     built ??= binary();
     await host.copyTo(await built, BINARY);
-    await host.run(`chmod 755 ${BINARY}`);
+    await host.run(`chmod 755 ${BINARY}; mkdir -p /etc/snowflock; cat > /etc/snowflock/agent.yaml`, {
+      input: JSON.stringify({ host: `h${host.number}` }),
+    });
     const agent = new LabAgent(host);
     await agent.run();
     return agent;
