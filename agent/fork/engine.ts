@@ -43,11 +43,11 @@ export interface ForkEngineOptions {
 }
 
 export interface ForkEngineParts {
-  readonly local: LocalHost;
+  readonly local: CloneHost & Pick<LocalHost, "exited" | "awake" | "cloneOf">;
   /** Every host that clones may be on; this one first. */
   readonly hosts: readonly CloneHost[];
-  readonly parents: Parents;
-  readonly store: Store;
+  readonly parents: Pick<Parents, "prepare" | "shapeOf" | "fork" | "isFrozen" | "thaw">;
+  readonly store: Pick<Store, "read" | "list">;
   readonly clock: Clock;
   /** Gives up the ticket's use of a snapshot. */
   readonly releaseSnapshot: (id: string) => Promise<void>;

@@ -57,6 +57,7 @@ export function descriptorOf(shape = guestShape()): Descriptor {
 
 interface FakeClone extends CloneName {
   readonly ticket: string;
+  readonly family: string;
   readonly domid: number;
   running: boolean;
 }
@@ -70,6 +71,8 @@ export class FakeHost implements HostHere {
   room = 100;
   /** Awaited before shells are made. */
   gate: Promise<void> = Promise.resolve();
+  /** Awaited before clones are started. */
+  startGate: Promise<void> = Promise.resolve();
   /** Clones that cannot be started, by id. */
   readonly broken = new Set<number>();
   readonly #listeners: ((news: CloneNews) => void)[] = [];
@@ -89,14 +92,15 @@ export class FakeHost implements HostHere {
     await this.gate;
     return request.clones.map((clone) => {
       const domid = ++this.made;
-      this.clones.set(domid, { ...clone, ticket: request.ticket, domid, running: false });
+      this.clones.set(domid, { ...clone, ticket: request.ticket, family: request.family, domid, running: false });
       return { id: clone.id, domid, shellMs: 1.5 };
     });
   }
 
-  start(request: StartRequest): Promise<Started[]> {
+  async start(request: StartRequest): Promise<Started[]> {
     this.starts.push(request);
-    return Promise.resolve([...request.nodes.keys()].map((id) => {
+    await this.startGate;
+    return [...request.nodes.keys()].map((id) => {
       const clone = this.find(request.ticket, id);
       if (clone === undefined) return { id, error: "its shell is gone" };
       if (this.broken.has(id)) {
@@ -105,7 +109,24 @@ export class FakeHost implements HostHere {
       }
       clone.running = true;
       return { id, restoreMs: 2.5 };
-    }));
+    });
+  }
+
+  exited(domid: number, status: number, data: string): Promise<boolean> {
+    const clone = this.clones.get(domid);
+    if (clone === undefined || !this.clones.delete(domid)) return Promise.resolve(false);
+    this.tell({ kind: "exited", ticket: clone.ticket, id: clone.id, status, data, memory: {} });
+    return Promise.resolve(true);
+  }
+
+  awake(domid: number): void {
+    const clone = this.clones.get(domid);
+    if (clone !== undefined) this.tell({ kind: "running", ticket: clone.ticket, id: clone.id });
+  }
+
+  cloneOf(domid: number): { ticket: string; id: number; family: string } | undefined {
+    const clone = this.clones.get(domid);
+    return clone === undefined ? undefined : { ticket: clone.ticket, id: clone.id, family: clone.family };
   }
 
   end(ticket: string, ids: readonly number[]): Promise<void> {
