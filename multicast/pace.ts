@@ -13,11 +13,10 @@ export interface PaceOptions {
 export const DEFAULT_PACE: PaceOptions = { initialRate: 60e6, minRate: 250e3, maxRate: 1.25e9 };
 
 const EPOCH_MS = 10;
-/** An epoch waits for as many packets, that a rate of loss means something, but not longer than {@link EPOCH_MAX_MS}. */
-const EPOCH_PACKETS = 400;
-const EPOCH_MAX_MS = 100;
+/** An epoch waits for as many packets, that a share of them means something; fewer do after a while, and any in the end. */
+const EPOCH_PACKETS = [[100, 400], [1000, 100], [Infinity, 1]] as const;
 const CUT = 0.75;
-/** Cuts after which the loss is judged. */
+/** Loss is judged by what so many cuts changed. */
 const JUDGED_CUTS = 2;
 /** Never taken for the network's own: above it something else is wrong. */
 const MAX_OWN_LOSS = 0.3;
@@ -39,9 +38,8 @@ export class Pace {
   #spent = 0;
   #starting = true;
   #hold = 0;
-  #series = 0;
-  #rateBefore = 0;
-  #lossBefore = 0;
+  /** Rate and loss before each of the last cuts, since the loss was fine. */
+  #cutsFrom: { readonly rate: number; readonly loss: number }[] = [];
 
   constructor(options: PaceOptions) {
     this.#options = options;
@@ -74,14 +72,14 @@ export class Pace {
     this.#lost += lost;
     const packets = this.#heard + this.#lost;
     const elapsedMs = nowMs - this.#epochMs;
-    if (elapsedMs < EPOCH_MS || packets === 0 || (packets < EPOCH_PACKETS && elapsedMs < EPOCH_MAX_MS)) return;
+    if (elapsedMs < EPOCH_MS || packets < (EPOCH_PACKETS.find(([ms]) => elapsedMs < ms)?.[1] ?? 1)) return;
     this.loss = this.#lost / packets;
-    const used = this.#spent > this.rate * Math.min(elapsedMs, EPOCH_MAX_MS) / 1000 / 2;
+    const used = this.#spent > this.rate * Math.min(elapsedMs, 100) / 1000 / 2;
     this.#epochMs = nowMs;
     this.#heard = this.#lost = this.#spent = 0;
     // What is reported right after a cut was sent before it.
     if (this.#hold > 0) this.#hold--;
-    else if (this.loss > this.ownLoss * 1.3 + 0.006) this.#tooMuch();
+    else if (this.loss > this.#expected(packets)) this.#tooMuch();
     else this.#fine(used);
     this.rate = Math.min(this.#options.maxRate, Math.max(this.#options.minRate, this.rate));
   }
@@ -90,28 +88,34 @@ export class Pace {
     return Math.max(32 * 1024, this.rate * 0.003);
   }
 
+  /** The loss that is the network's own, and what chance adds to it among so many packets (two standard deviations). */
+  #expected(packets: number): number {
+    return this.ownLoss * 1.2 + 0.004 + 2 * Math.sqrt(Math.max(this.ownLoss, 0.002) / packets);
+  }
+
   #fine(used: boolean): void {
-    this.#series = 0;
-    this.ownLoss += (Math.min(this.loss, this.ownLoss) - this.ownLoss) * 0.05;
-    if (used) this.rate *= this.#starting ? 2 : 1.06;
+    if (this.#cutsFrom.length > 0) {
+      // After a cut no queue overflows: what is lost is the network's own.
+      this.ownLoss += (this.loss - this.ownLoss) * 0.3;
+      this.#cutsFrom = [];
+    } else this.ownLoss += (Math.min(this.loss, this.ownLoss) - this.ownLoss) * 0.02;
+    if (used) this.rate *= this.#starting ? 2 : 1.03;
   }
 
   #tooMuch(): void {
-    if (this.#series === 0) {
-      this.#rateBefore = this.rate;
-      this.#lossBefore = this.loss;
-    } else if (this.#series >= JUDGED_CUTS && this.loss < MAX_OWN_LOSS) {
+    const earlier = this.#cutsFrom.at(-JUDGED_CUTS);
+    if (earlier !== undefined && this.loss < MAX_OWN_LOSS) {
       // A queue that overflows would lose this much at the rate of now; loss halfway or nearer to what it was is not a queue's.
-      const overflow = Math.max(0, 1 - (1 - this.#lossBefore) * this.#rateBefore / this.rate);
-      if (this.loss > (this.#lossBefore + overflow) / 2) {
+      const overflow = Math.max(0, 1 - (1 - earlier.loss) * earlier.rate / this.rate);
+      if (this.loss > (earlier.loss + overflow) / 2) {
         this.ownLoss = this.loss;
-        this.rate = this.#rateBefore;
-        this.#series = 0;
+        this.rate = earlier.rate;
+        this.#cutsFrom = [];
         return;
       }
       this.#starting = false;
     }
-    this.#series++;
+    this.#cutsFrom = [...this.#cutsFrom.slice(1 - JUDGED_CUTS), { rate: this.rate, loss: this.loss }];
     this.cuts++;
     this.#hold = 1;
     this.rate *= CUT;
