@@ -132,11 +132,11 @@ export function vifNodes({ domid, handle, mac, bridge }: VifNodes): StoreNode[] 
   return [...frontNodes, ...backNodes];
 }
 
-/** Everything below which a domain's nodes are. */
+/** Everything below which a domain's nodes are; last the ones that tell whose they are, so that a removal that was cut short is found. */
 export function domainRoots(domid: number, uuid: string): string[] {
   return [
-    domainPath(domid),
     vmPath(uuid),
     ...["vif", "vbd", "sfdisk", "console"].map((type) => `/local/domain/0/backend/${type}/${domid}`),
+    domainPath(domid),
   ];
 }

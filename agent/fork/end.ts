@@ -2,6 +2,7 @@ import { XenError } from "../../hypercall/errors.ts";
 import type { Domid } from "../../hypercall/ports.ts";
 import { domainRoots } from "./domain_tree.ts";
 import type { ShellPorts } from "./shell.ts";
+import type { Store } from "./store.ts";
 
 const GONE_TIMEOUT_MS = 30_000;
 
@@ -23,10 +24,15 @@ export async function endDomain(ports: ShellPorts, domid: Domid, uuid: string, k
   } catch (error) {
     if (!(error instanceof XenError) || error.code !== "ESRCH") throw error;
   }
-  await Promise.all(domainRoots(domid, uuid).map((path) => store.remove(path)));
+  await removeNodes(store, domid, uuid);
   const deadline = clock.nowMs() + GONE_TIMEOUT_MS;
   while (xen.domainInfo(domid) !== undefined) {
     if (clock.nowMs() > deadline) throw new Error(`Domain ${domid} is destroyed, but somebody still holds its memory`);
     await clock.sleep(20);
   }
+}
+
+/** Removes what a domain that is gone left in xenstore. */
+export async function removeNodes(store: Store, domid: number, uuid: string): Promise<void> {
+  await Promise.all(domainRoots(domid, uuid).map((path) => store.remove(path)));
 }

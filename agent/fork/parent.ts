@@ -96,6 +96,8 @@ export class Parents {
   readonly #waiting = new Map<Domid, () => void>();
   /** Parents whose release is awaited. */
   readonly #held = new Set<Domid>();
+  /** Parents that an earlier agent held, whose pages are on their way back. */
+  readonly #recovering = new Map<Domid, Promise<void>>();
   /** Domains that stay suspended, as templates. */
   readonly #frozen = new Set<Domid>();
   readonly #log = getLogger(["snowflock", "parent"]);
@@ -172,6 +174,11 @@ export class Parents {
    */
   async fork(domid: Domid, parentName: string, options: ForkOptions): Promise<Fork> {
     const { xen, memory, clock } = this.#ports;
+    const recovering = this.#recovering.get(domid);
+    if (recovering !== undefined) await Promise.race([recovering, clock.sleep(options.suspendTimeoutMs)]);
+    if (this.#recovering.has(domid)) {
+      throw new EngineError("busy", `Domain ${domid} is still being let go after a restart of the agent`);
+    }
     const shape = await this.shapeOf(domid);
     this.#shapes.set(domid, shape);
     const ring = shape.memory.frames.get(HvmParam.pagingRing) ?? DEFAULT_RING_GFN;
@@ -242,7 +249,7 @@ export class Parents {
   /** Parents that have ended, or shut down, are let go; where their memory still is there, their clones keep it. */
   async sweep(): Promise<void> {
     const { xen, memory } = this.#ports;
-    for (const domid of [...this.#held]) {
+    for (const domid of [...this.#held, ...this.#recovering.keys()]) {
       const info = xen.domainInfo(domid);
       const gone = info === undefined || info.dying;
       if (!gone && !(info.shutdown && info.shutdownReason !== SUSPEND)) continue;
@@ -254,7 +261,7 @@ export class Parents {
   /** Resolves when no parent is held any more: every snapshot has ended, and its pages are the guests' own again. */
   async settle(): Promise<void> {
     const { memory } = this.#ports;
-    await Promise.all([...this.#held].map(async (domid) => {
+    await Promise.all([...this.#held, ...this.#recovering.keys()].map(async (domid) => {
       const released = memory.released(domid);
       await memory.releaseDomain(domid);
       await released;
@@ -271,8 +278,11 @@ export class Parents {
     await this.#resumeIfSuspended(domid);
   }
 
-  /** For a parent that is found suspended after a restart of the agent. */
-  async recover(domid: Domid): Promise<void> {
+  /** After a restart of the agent, for a parent that an earlier one held: it runs, and can be forked once it is `released`. */
+  async recover(domid: Domid, released: Promise<void>): Promise<void> {
+    const done = released.catch((error) => this.#log.error("a parent's memory was not released", { domid, error }))
+      .finally(() => this.#recovering.delete(domid));
+    this.#recovering.set(domid, done);
     await this.#resumeIfSuspended(domid);
     this.#logDirtyOff(domid);
   }

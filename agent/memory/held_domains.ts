@@ -1,3 +1,4 @@
+import { getLogger } from "@logtape/logtape";
 import { XenError } from "../../hypercall/errors.ts";
 import type { Domid, EventChannelPort, ForeignMemoryPort, Gfn, Port } from "../../hypercall/ports.ts";
 import { type PagingRequest, PagingRing } from "../../hypercall/ring.ts";
@@ -16,6 +17,7 @@ export class HeldDomains {
   readonly #domains = new Map<Domid, HeldDomain>();
   readonly #byPort = new Map<Port, HeldDomain>();
   readonly #onLost: (domain: HeldDomain, reason: string) => void;
+  readonly #log = getLogger(["snowflock", "memory"]);
 
   constructor(
     xen: Xen,
@@ -120,12 +122,23 @@ export class HeldDomains {
     if (!this.#domains.delete(domain.domid)) return;
     this.#byPort.delete(domain.port);
     domain.releaseCursor = undefined;
-    const info = this.#xen.domainInfo(domain.domid);
-    if (info !== undefined && !info.dying) this.#xen.pagingDisable(domain.domid);
+    this.#disable(domain.domid);
     this.#events.unbind(domain.port);
     domain.ringMapping[Symbol.dispose]();
     domain.source?.release();
     domain.source = undefined;
     for (const resolve of domain.onReleased.splice(0)) resolve();
+  }
+
+  #disable(domid: Domid): void {
+    const info = this.#xen.domainInfo(domid);
+    if (info === undefined || info.dying) return;
+    try {
+      this.#xen.pagingDisable(domid);
+    } catch (error) {
+      if (!(error instanceof XenError)) throw error;
+      // EBUSY: vCPUs sleep until the ring has room. A clone is about to end, and its ring with it.
+      this.#log.warn("a paging ring could not be closed", { domid, error });
+    }
   }
 }

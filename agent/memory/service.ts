@@ -13,7 +13,7 @@ import { type FamilyChannel, PageExchange, type RemoteSource } from "./exchange.
 import { type HeldDomain, type MemoryCounters, PageState } from "./held_domain.ts";
 import { HeldDomains } from "./held_domains.ts";
 import type { GfnRange } from "./memory_map.ts";
-import { ArenaFull, PageArena } from "./page_arena.ts";
+import { PageArena } from "./page_arena.ts";
 import { releaseSome } from "./release.ts";
 import { RemoteSnapshot } from "./remote_snapshot.ts";
 import { type PageSource, Snapshot } from "./snapshot.ts";
@@ -121,6 +121,7 @@ export class MemoryService implements Disposable {
   takeSnapshot(id: string, domid: Domid, pages: SnapshotPages): SnapshotReport {
     const domain = this.#domains.expect(domid);
     if (this.#snapshots.has(id)) throw new Error(`Cannot take snapshot ${id}: it exists`);
+    if (domain.orphanedVcpus > 0) throw new Error(`Cannot take snapshot ${id}: domain ${domid} was taken over`);
     const snapshot = new Snapshot(id, domid, domain.map, this.#arena);
     snapshot.ended = () => {
       this.#snapshots.delete(id);
@@ -299,9 +300,10 @@ export class MemoryService implements Disposable {
     for (const domain of this.#domains.all()) {
       if (domain.releaseCursor === undefined) continue;
       if (releaseSome(this.#xen, domain, () => this.#serve(domain))) more = true;
-      else {
+      else if (domain.source === undefined) {
+        // Answers without requests spoil the ring: right before its end, when no page is left for which anybody could ask.
         this.#domains.wakeOrphans(domain);
-        if (domain.source === undefined) this.#drop(domain);
+        this.#drop(domain);
       }
     }
     return more;
@@ -385,9 +387,9 @@ export class MemoryService implements Disposable {
         }
       });
     } catch (error) {
-      if (!(error instanceof ArenaFull)) throw error;
       // The parent comes first: its clones lose the page, it goes on.
-      for (const snapshot of needing) snapshot.break(error.message);
+      const reason = error instanceof Error ? error.message : String(error);
+      for (const snapshot of needing) snapshot.break(reason);
     }
     this.#xen.prep(domain.domid, gfn, 0n);
     domain.state[index] = PageState.present;
