@@ -101,10 +101,11 @@ export class Agent implements AsyncDisposable {
     await this.parents.settle();
   }
 
-  /** Keeps the counters that `show` and the metrics give. */
+  /** Keeps the counters that `show` and the metrics give, and tries again what could not be cleaned up. */
   async #refresh(clock: Clock): Promise<void> {
     while (!this.#closed) {
       await clock.sleep(REFRESH_MS);
+      await this.sweep();
       try {
         await this.engine.refresh();
       } catch (error) {

@@ -19,15 +19,15 @@ import {
   type TicketInfo,
   type TicketRequest,
 } from "../api/engine.ts";
-import { identityNodes } from "../guest/nodes.ts";
 import type { CloneHost, CloneNews, PageChannel, Started } from "./clone_host.ts";
 import { encodeDescriptor } from "./descriptor.ts";
 import { resolveDomain } from "./domain_names.ts";
+import { orEngineError } from "./failure.ts";
 import { ticketEnd } from "./join_wait.ts";
 import type { LocalHost } from "./local_host.ts";
 import { SnapshotLoans } from "./loans.ts";
 import type { Fork, Parents } from "./parent.ts";
-import type { GuestNodes } from "./start.ts";
+import { cloneNodes } from "./guest_nodes.ts";
 import type { Store } from "./store.ts";
 import { knownDomains, noteMemory } from "./survey.ts";
 import { makeShells, type Placement } from "./placement.ts";
@@ -87,7 +87,11 @@ export class ForkEngine implements Engine {
     for (const host of parts.hosts) host.onNews((news) => this.#onNews(news));
   }
 
-  async requestTicket(request: TicketRequest, options: CallOptions = {}): Promise<TicketInfo> {
+  requestTicket(request: TicketRequest, options: CallOptions = {}): Promise<TicketInfo> {
+    return orEngineError(`Cannot make clones of ${request.domain}`, this.#requestTicket(request, options));
+  }
+
+  async #requestTicket(request: TicketRequest, options: CallOptions): Promise<TicketInfo> {
     const wanted = request.clones;
     if (!Number.isInteger(wanted) || wanted < 1 || wanted > MAX_CLONES) {
       throw new EngineError("bad-count", `The number of clones must be 1 to ${MAX_CLONES}, not ${wanted}`);
@@ -121,7 +125,11 @@ export class ForkEngine implements Engine {
     return ticket.info();
   }
 
-  async clone(name: string, options: CloneOptions = {}): Promise<ForkReport> {
+  clone(name: string, options: CloneOptions = {}): Promise<ForkReport> {
+    return orEngineError("Cannot fork", this.#clone(name, options));
+  }
+
+  async #clone(name: string, options: CloneOptions): Promise<ForkReport> {
     const ticket = this.#ticket(name, options.caller);
     if (ticket.ended || ticket.forked) {
       throw new EngineError("ended", `Ticket ${name} has been used; request another`);
@@ -145,11 +153,7 @@ export class ForkEngine implements Engine {
       }
     } catch (error) {
       if (!parents.isFrozen(domid as Domid) && ticket.forked) this.#tickets.end(ticket);
-      throw error instanceof EngineError
-        ? error
-        : new EngineError("failed", `Cannot fork ${parentName}: ${error instanceof Error ? error.message : error}`, {
-          cause: error,
-        });
+      throw error;
     } finally {
       ticket.busy = false;
       this.#forking.delete(domid);
@@ -181,7 +185,11 @@ export class ForkEngine implements Engine {
     }
   }
 
-  async checkpoint(domain: string | number, options: NodeOptions = {}): Promise<TicketInfo> {
+  checkpoint(domain: string | number, options: NodeOptions = {}): Promise<TicketInfo> {
+    return orEngineError(`Cannot checkpoint ${domain}`, this.#checkpoint(domain, options));
+  }
+
+  async #checkpoint(domain: string | number, options: NodeOptions): Promise<TicketInfo> {
     const parent = await resolveDomain(this.#parts.store, domain);
     if (options.caller !== undefined && options.caller !== parent.domid) {
       throw new EngineError("not-yours", "A guest can checkpoint itself only");
@@ -285,7 +293,7 @@ export class ForkEngine implements Engine {
     const byHost = Map.groupBy(ticket.clones.filter((clone) => !clone.ended), ({ host }) => host);
     for (const clone of ticket.clones) if (!clone.ended) clone.state = "restoring";
     await Promise.all([...byHost].map(async ([hostName, clones]) => {
-      const nodes = new Map(clones.map((clone) => [clone.id, this.#guestNodes(ticket, clone, options)]));
+      const nodes = new Map(clones.map((clone) => [clone.id, cloneNodes(ticket, clone, options)]));
       let started: Started[];
       try {
         const host = this.#hosts.get(hostName);
@@ -336,15 +344,6 @@ export class ForkEngine implements Engine {
     const done = work.catch((error) => this.#log.error("the end of a ticket has left something", { error }))
       .finally(() => this.#after.delete(done));
     this.#after.add(done);
-  }
-
-  #guestNodes(ticket: Ticket, clone: CloneRecord, options: NodeOptions): GuestNodes {
-    const { id, name, uuid } = clone;
-    const seed = randomBytes(64);
-    return {
-      ...identityNodes({ id, ticket: ticket.name, family: ticket.family, name, uuid, seed }),
-      ...options.nodes?.(clone.info()),
-    };
   }
 
   async #endClones(ticket: Ticket, clones: readonly CloneRecord[], reason: string): Promise<void> {

@@ -30,6 +30,8 @@ interface LocalClone extends CloneName {
   readonly domid: Domid;
   running: boolean;
   ending: Promise<void> | undefined;
+  /** It was to end, and something of it is left. */
+  unfinished: boolean;
 }
 
 export class LocalHost implements CloneHost {
@@ -63,15 +65,17 @@ export class LocalHost implements CloneHost {
     const prepared: Prepared[] = [];
     for (const clone of clones) {
       const started = clock.nowMs();
-      let made: Domid | undefined;
+      let made: LocalClone | undefined;
       try {
-        const domid = await makeShell(this.#ports, { ...clone, shape }, (domid) => made = domid);
-        this.#clones.set(domid, { ...clone, ticket, family, domid, running: false, ending: undefined });
+        const domid = await makeShell(this.#ports, { ...clone, shape }, (domid) => {
+          made = { ...clone, ticket, family, domid, running: false, ending: undefined, unfinished: false };
+        });
+        if (made !== undefined) this.#clones.set(domid, made);
         this.#parents.learn(domid, shape);
         prepared.push({ id: clone.id, domid, shellMs: clock.nowMs() - started });
       } catch (error) {
         this.#log.warn("a shell could not be made", { ticket, clone: clone.name, error });
-        if (made !== undefined) await this.#remove(made, clone.uuid);
+        if (made !== undefined) await this.#endLogged(made, false);
         else this.#journal.removeShell(clone.uuid);
         prepared.push({ id: clone.id, error: error instanceof Error ? error.message : String(error) });
       }
@@ -96,7 +100,7 @@ export class LocalHost implements CloneHost {
         started.push({ id, restoreMs: clock.nowMs() - begun });
       } catch (error) {
         this.#log.warn("a clone could not be started", { ticket, clone: clone.name, error });
-        await this.#end(clone, false);
+        await this.#endLogged(clone, false);
         started.push({ id, error: error instanceof Error ? error.message : String(error) });
       }
     }
@@ -126,17 +130,18 @@ export class LocalHost implements CloneHost {
 
   /** Domains that have ended, or shut down, since the last call: clones are cleaned up after, and their tickets told. */
   async sweep(): Promise<void> {
-    for (const clone of [...this.#clones.values()]) {
-      if (clone.ending !== undefined || !clone.running) continue;
+    await Promise.all([...this.#clones.values()].map(async (clone) => {
+      if (clone.ending !== undefined) return;
+      if (clone.unfinished) return await this.#endLogged(clone, true);
       const info = this.#ports.xen.domainInfo(clone.domid);
-      if (info !== undefined && !info.dying && !info.shutdown) continue;
+      if (info !== undefined && !info.dying && (!info.shutdown || !clone.running)) return;
       // A clone that is being forked suspends, and goes on.
-      if (info?.shutdown === true && !info.dying && info.shutdownReason === 2) continue;
+      if (info?.shutdown === true && !info.dying && info.shutdownReason === 2) return;
       const reason = info === undefined || info.dying
         ? "it was destroyed"
         : SHUTDOWN_TEXTS[info.shutdownReason] ?? "it shut down";
       await this.lose(clone.domid, reason);
-    }
+    }));
   }
 
   /** A clone cannot go on: it is ended, and its ticket told. */
@@ -144,7 +149,7 @@ export class LocalHost implements CloneHost {
     const clone = this.#clones.get(domid);
     if (clone === undefined || clone.ending !== undefined) return;
     this.#log.warn("a clone is lost", { clone: clone.name, reason });
-    const ended = this.#end(clone, true);
+    const ended = this.#endLogged(clone, true);
     this.#tell({ kind: "ended", ticket: clone.ticket, id: clone.id, reason });
     await ended;
   }
@@ -161,7 +166,7 @@ export class LocalHost implements CloneHost {
     if (clone === undefined || !clone.running || clone.ending !== undefined) return false;
     const memory = await this.#ports.memory.report(clone.domid);
     const { ticket, id } = clone;
-    await this.#end(clone, true);
+    await this.#endLogged(clone, true);
     this.#tell({ kind: "exited", ticket, id, status, data, memory: { ...memory } });
     return true;
   }
@@ -179,21 +184,28 @@ export class LocalHost implements CloneHost {
 
   #end(clone: LocalClone, keep: boolean): Promise<void> {
     clone.ending ??= (async () => {
-      await endDomain(this.#ports, clone.domid, clone.uuid, keep);
-      await this.#parents.forget(clone.domid);
+      try {
+        await endDomain(this.#ports, clone.domid, clone.uuid, keep);
+        await this.#parents.forget(clone.domid);
+      } catch (error) {
+        // Tried again by the next sweep.
+        this.#clones.set(clone.domid, clone);
+        clone.unfinished = true;
+        clone.ending = undefined;
+        throw error;
+      }
       this.#clones.delete(clone.domid);
       this.#journal.removeShell(clone.uuid);
     })();
     return clone.ending;
   }
 
-  async #remove(domid: Domid, uuid: string): Promise<void> {
+  /** Nobody can do anything about a failure: what is left is tried again by the next sweep, and by the next agent. */
+  async #endLogged(clone: LocalClone, keep: boolean): Promise<void> {
     try {
-      await endDomain(this.#ports, domid, uuid, false);
-      this.#journal.removeShell(uuid);
+      await this.#end(clone, keep);
     } catch (error) {
-      // Still in the journal: the next start of the agent tries again.
-      this.#log.error("a half-made shell could not be removed", { domid, error });
+      this.#log.error("a clone could not be ended", { clone: clone.name, domid: clone.domid, error });
     }
   }
 

@@ -131,10 +131,9 @@ export class HeldDomains {
   }
 
   #disable(domid: Domid): void {
-    const info = this.#xen.domainInfo(domid);
-    if (info === undefined || info.dying) return;
     try {
-      this.#xen.pagingDisable(domid);
+      const info = this.#xen.domainInfo(domid);
+      if (info !== undefined && !info.dying) this.#xen.pagingDisable(domid);
     } catch (error) {
       if (!(error instanceof XenError)) throw error;
       // EBUSY: vCPUs sleep until the ring has room. A clone is about to end, and its ring with it.

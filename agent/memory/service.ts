@@ -336,7 +336,8 @@ export class MemoryService implements Disposable {
   }
 
   #serve(domain: HeldDomain): void {
-    if (domain.lost !== undefined) return;
+    // A clone that is lost is about to end. A parent goes on, whatever its clones have lost.
+    if (domain.lost !== undefined && domain.source !== undefined) return;
     try {
       for (const request of domain.ring.takeRequests()) {
         domain.counters.requests++;
