@@ -36,9 +36,14 @@ export class SimEventChannels implements EventChannelPort {
   }
 
   #bind(name: string, operation: string, bind: () => number): Port {
-    const port = this.#machine.step(name, bind, (code) => -errno(code));
+    // Known as bound within the step: a process that is killed after it loses the port.
+    const bound = () => {
+      const port = bind();
+      if (port >= 0) this.#bound.add(port);
+      return port;
+    };
+    const port = this.#machine.step(name, bound, (code) => -errno(code));
     if (port < 0) throw new XenError(operation, port);
-    this.#bound.add(port);
     return port as Port;
   }
 
