@@ -50,13 +50,29 @@ export class AgentProcess {
     return this.#agent;
   }
 
+  /** The journal, which a process that was killed writes no more. */
+  get #journal(): JournalFile {
+    const { journal } = this.#world;
+    return {
+      read: () => journal.read(),
+      replace: (text) => {
+        this.machine.checkAlive();
+        journal.replace(text);
+      },
+    };
+  }
+
+  get started(): boolean {
+    return this.#guests !== undefined;
+  }
+
   get faults(): Faults {
     return this.machine.faults;
   }
 
   /** Resolves when guests can ask. */
   async start(): Promise<void> {
-    const { clock, journal } = this.#world;
+    const { clock } = this.#world;
     const time = clock.of(() => this.machine.killed);
     this.#agent = await Agent.start({
       machine: this.machine,
@@ -65,7 +81,7 @@ export class AgentProcess {
       store: this.#store,
       plumber: { exists: () => Promise.resolve(true), attach: () => Promise.resolve() },
       clock: time,
-      journal,
+      journal: this.#journal,
     }, { host: "sim", ...LIMITS, ...this.#settings });
     this.#guests = await GuestService.start({
       store: guestStore(this.#store),

@@ -185,6 +185,8 @@ export class SimHost implements AgentWorld {
     for (const domain of this.xen.domains()) {
       const [boot] = domain.vcpus;
       if (known.has(domain.domid) || boot === undefined || !domain.runs(boot)) continue;
+      // Nobody serves the clones of an agent that died.
+      if (this.agent === undefined || this.agent.machine.killed || !this.agent.started) continue;
       const parent = this.#parentOf(domain.domid);
       assert(parent?.atSuspend !== undefined, `domain ${domain.domid} runs and is nobody's clone`);
       const guest = SimGuest.adopt(this.xen, this.xenstore, domain.domid, {
