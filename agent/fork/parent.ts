@@ -1,6 +1,5 @@
 /** The parent's side of a fork: suspend, capture, snapshot, resume. The parent stands still between suspend and resume. */
 import { getLogger } from "@logtape/logtape";
-import { XenError } from "../../hypercall/errors.ts";
 import type { Domid, ForeignMemoryPort, Gfn, Port } from "../../hypercall/ports.ts";
 import { DOM0 } from "../../hypercall/ports.ts";
 import type { Xen } from "../../hypercall/xen_api.ts";
@@ -9,6 +8,7 @@ import type { MemoryCalls } from "../memory/calls.ts";
 import { discoverMemory, type MemoryMap } from "../memory/memory_map.ts";
 import type { SnapshotReport } from "../memory/take_snapshot.ts";
 import type { Descriptor, GuestShape } from "./descriptor.ts";
+import { dirtyPages, logDirtyOff } from "./dirty_log.ts";
 import { domainPath } from "./domain_tree.ts";
 import type { Store } from "./store.ts";
 import type { Clock } from "./timing.ts";
@@ -192,7 +192,7 @@ export class Parents {
 
     const started = clock.nowMs();
     xen.logDirtyEnable(domid);
-    undo.defer(() => this.#logDirtyOff(domid));
+    undo.defer(() => logDirtyOff(xen, domid));
     undo.defer(() => this.#resumeIfSuspended(domid));
     await this.#suspend(domid, options.suspendTimeoutMs);
     const suspended = clock.nowMs();
@@ -203,7 +203,7 @@ export class Parents {
       const value = xen.hvmParam(domid, index);
       if (value !== 0n) params.set(index, value);
     }
-    const hot = this.#dirtyPages(domid, shape.memory.map);
+    const hot = dirtyPages(xen, domid, shape.memory.map);
     const descriptor: Descriptor = {
       ...shape,
       tsc: xen.tscInfo(domid),
@@ -228,7 +228,7 @@ export class Parents {
     });
     const nominated = clock.nowMs();
     undo.defer(() => memory.releaseSnapshot(options.snapshot));
-    this.#logDirtyOff(domid);
+    logDirtyOff(xen, domid);
     if (options.frozen) this.#frozen.add(domid);
     else await this.#resume(domid);
     const resumed = clock.nowMs();
@@ -284,7 +284,7 @@ export class Parents {
       .finally(() => this.#recovering.delete(domid));
     this.#recovering.set(domid, done);
     await this.#resumeIfSuspended(domid);
-    this.#logDirtyOff(domid);
+    logDirtyOff(this.#ports.xen, domid);
   }
 
   async #hold(domid: Domid, shape: GuestShape, ring: Gfn): Promise<void> {
@@ -359,34 +359,6 @@ export class Parents {
     xen.setVcpuContext(domid, 0, context);
     xen.resumeDomain(domid);
     await store.resume(domid);
-  }
-
-  #logDirtyOff(domid: Domid): void {
-    try {
-      this.#ports.xen.logDirtyOff(domid);
-    } catch (error) {
-      // It is off already, or the domain is gone: both are what was wanted.
-      if (!(error instanceof XenError)) throw error;
-    }
-  }
-
-  #dirtyPages(domid: Domid, map: MemoryMap): Uint32Array {
-    const bitmap = this.#ports.xen.logDirtyPeek(domid, this.#ports.xen.maximumGfn(domid) + 1n);
-    const hot: number[] = [];
-    let index = 0;
-    for (const { first, pages } of map.ranges) {
-      for (let page = 0; page < pages; page++, index++) {
-        const gfn = first + BigInt(page);
-        const byte = bitmap[Number(gfn >> 3n)] ?? 0;
-        if (byte === 0) {
-          // Eight clean pages at once; the runs are long and mostly clean.
-          const skip = Math.min(7 - Number(gfn & 7n), pages - page - 1);
-          page += skip;
-          index += skip;
-        } else if ((byte >> Number(gfn & 7n)) & 1) hot.push(index);
-      }
-    }
-    return Uint32Array.from(hot);
   }
 
   #identPt(domid: Domid, shape: GuestShape): Uint8Array {
