@@ -16,6 +16,8 @@ const Content = z.strictObject({
     uuid: Uuid,
     ring: z.string().regex(/^\d{1,20}$/),
     ranges: z.array(Run).max(1 << 16),
+    /** An agent has paused it, or was about to. */
+    paused: z.boolean().optional(),
   })).max(10_000),
 });
 
@@ -73,6 +75,14 @@ export class Journal {
   addParent(parent: JournalParent): void {
     if (this.#parents.get(parent.uuid)?.domid === parent.domid) return;
     this.#parents.set(parent.uuid, parent);
+    this.#write();
+  }
+
+  /** Whether the agent has the parent paused: said before it is, and taken back after it runs again. */
+  setPaused(uuid: string, paused: boolean): void {
+    const parent = this.#parents.get(uuid);
+    if (parent === undefined) return;
+    this.#parents.set(uuid, { ...parent, paused });
     this.#write();
   }
 

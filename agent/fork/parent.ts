@@ -17,6 +17,8 @@ import { readVifs } from "./vif.ts";
 
 /** SHUTDOWN_suspend (public/sched.h). */
 const SUSPEND = 2;
+/** A guest that has begun to suspend does so within this time. Later, somebody else has asked it to: xl saves it. */
+const LATE_SUSPEND_MS = 60_000;
 /** HVM parameters (public/hvm/params.h). */
 export const HvmParam = {
   storePfn: 1,
@@ -94,6 +96,8 @@ export class Parents {
   readonly #cloned = new Set<Domid>();
   readonly #suspendPorts = new Map<Domid, Port>();
   readonly #waiting = new Map<Domid, () => void>();
+  /** Until when a guest may suspend that was asked to and told not to, on the clock. */
+  readonly #late = new Map<Domid, number>();
   /** Parents whose release is awaited. */
   readonly #held = new Set<Domid>();
   /** Parents that an earlier agent held, whose pages are on their way back. */
@@ -248,7 +252,11 @@ export class Parents {
 
   /** Parents that have ended, or shut down, are let go; where their memory still is there, their clones keep it. */
   async sweep(): Promise<void> {
-    const { xen, memory } = this.#ports;
+    const { xen, memory, clock } = this.#ports;
+    for (const [domid, untilMs] of this.#late) {
+      if (clock.nowMs() > untilMs) this.#late.delete(domid);
+      else await this.onSuspended(domid);
+    }
     for (const domid of [...this.#held, ...this.#recovering.keys()]) {
       const info = xen.domainInfo(domid);
       const gone = info === undefined || info.dying;
@@ -283,6 +291,7 @@ export class Parents {
     const done = released.catch((error) => this.#log.error("a parent's memory was not released", { domid, error }))
       .finally(() => this.#recovering.delete(domid));
     this.#recovering.set(domid, done);
+    await this.#cancelSuspend(domid);
     await this.#resumeIfSuspended(domid);
     logDirtyOff(this.#ports.xen, domid);
   }
@@ -315,6 +324,7 @@ export class Parents {
     const { xen, store, clock } = this.#ports;
     const path = `${domainPath(domid)}/control/shutdown`;
     const deadline = clock.nowMs() + timeoutMs;
+    this.#late.delete(domid);
     await store.write(path, "suspend");
     try {
       while (true) {
@@ -337,11 +347,17 @@ export class Parents {
         await Promise.race([fired, clock.sleep(Math.min(leftMs, 250))]);
       }
     } catch (error) {
-      await store.write(path, "");
+      await this.#cancelSuspend(domid);
       throw error;
     } finally {
       this.#waiting.delete(domid);
     }
+  }
+
+  /** A guest that has read the request already suspends all the same, later: {@link sweep} lets it go on. */
+  async #cancelSuspend(domid: Domid): Promise<void> {
+    this.#late.set(domid, this.#ports.clock.nowMs() + LATE_SUSPEND_MS);
+    await this.#ports.store.write(`${domainPath(domid)}/control/shutdown`, "");
   }
 
   async #resumeIfSuspended(domid: Domid): Promise<void> {

@@ -1,9 +1,10 @@
 /** What the agent does first: undo what an earlier one, which died, has left. */
 import { getLogger } from "@logtape/logtape";
 import type { Domid, Gfn } from "../../hypercall/ports.ts";
+import type { DomainInfo } from "../../hypercall/xen_api.ts";
 import { domainPath } from "./domain_tree.ts";
 import { endDomain, removeNodes } from "./end.ts";
-import type { Journal } from "./journal.ts";
+import type { Journal, JournalParent } from "./journal.ts";
 import type { Parents } from "./parent.ts";
 import type { ShellPorts } from "./shell.ts";
 import type { Store } from "./store.ts";
@@ -37,8 +38,7 @@ export async function recover(ports: ShellPorts, journal: Journal, parents: Pare
     }
     log.warn("a parent that an agent held when it died is let go", { domid });
     try {
-      const ranges = parent.ranges.map(([first, pages]) => ({ first: BigInt(first) as Gfn, pages }));
-      await memory.takeOver(domid, ranges, BigInt(parent.ring) as Gfn, info.maxVcpuId + 1);
+      await takeOver(ports, journal, parent, info);
       await parents.recover(domid, memory.released(domid).then(() => journal.removeParent(parent.uuid)));
       recovered.parents++;
     } catch (error) {
@@ -63,6 +63,19 @@ export async function recover(ports: ShellPorts, journal: Journal, parents: Pare
     }
   }));
   return recovered;
+}
+
+/** Takes a parent's ring over while it stands still. Where that fails it is left so: without a ring it would be crashed. */
+async function takeOver({ xen, memory }: ShellPorts, journal: Journal, parent: JournalParent, info: DomainInfo) {
+  const domid = parent.domid as Domid;
+  if (!(parent.paused === true && info.paused)) {
+    journal.setPaused(parent.uuid, true);
+    xen.pauseDomain(domid);
+  }
+  const ranges = parent.ranges.map(([first, pages]) => ({ first: BigInt(first) as Gfn, pages }));
+  await memory.takeOver(domid, ranges, BigInt(parent.ring) as Gfn, info.maxVcpuId + 1);
+  xen.unpauseDomain(domid);
+  journal.setPaused(parent.uuid, false);
 }
 
 /** The domids under which xenstore has nodes of these machines, by UUID. */

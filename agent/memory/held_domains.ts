@@ -50,8 +50,8 @@ export class HeldDomains {
     return [...this.#domains.values()];
   }
 
-  /** Takes a domain's ring; its page is taken away from the guest. */
-  open(domid: Domid, ranges: readonly GfnRange[], ringGfn: Gfn, absent: boolean): HeldDomain {
+  /** Takes a domain's ring; its page is taken away from the guest. `before` runs when all is ready for it. */
+  open(domid: Domid, ranges: readonly GfnRange[], ringGfn: Gfn, absent: boolean, before = () => {}): HeldDomain {
     using undo = new DisposableStack();
     const gfns = BigUint64Array.of(ringGfn);
     let mapping = this.#foreignMemory.map(domid, gfns, { write: true });
@@ -63,6 +63,7 @@ export class HeldDomains {
     undo.use(mapping);
     const ring = new PagingRing(mapping.bytes);
     ring.initialise();
+    before();
     const remote = this.#xen.pagingEnable(domid);
     undo.defer(() => this.#xen.pagingDisable(domid));
     const port = this.#events.bindInterdomain(domid, remote);
@@ -77,17 +78,19 @@ export class HeldDomains {
   }
 
   /**
-   * Takes the ring of a domain that another process held when it died. Which pages are nominated is not known: all are taken to
-   * be, and `vcpus` may wait for answers that got lost.
+   * Takes the ring of a domain that another process held when it died, and that stands still: a touch of a nominated page between
+   * the two rings is the domain's end. Which pages are nominated is not known: all are taken to be, and `vcpus` may wait for answers
+   * that got lost.
    */
   takeOver(domid: Domid, ranges: readonly GfnRange[], ringGfn: Gfn, vcpus: number): HeldDomain {
-    try {
-      this.#xen.pagingDisable(domid);
-    } catch (error) {
-      // There was no ring: the other process died before it had one, or after it closed it.
-      if (!(error instanceof XenError)) throw error;
-    }
-    const domain = this.open(domid, ranges, ringGfn, false);
+    const domain = this.open(domid, ranges, ringGfn, false, () => {
+      try {
+        this.#xen.pagingDisable(domid);
+      } catch (error) {
+        // There was no ring: the other process died before it had one, or after it closed it.
+        if (!(error instanceof XenError)) throw error;
+      }
+    });
     domain.state.fill(PageState.nominated);
     domain.orphanedVcpus = vcpus;
     return domain;
@@ -117,12 +120,15 @@ export class HeldDomains {
     this.#onLost(domain, reason);
   }
 
-  /** Closes a domain's ring, if the domain still is, and forgets it. */
-  drop(domain: HeldDomain): void {
+  /**
+   * Closes a domain's ring, if the domain still is, and forgets it. `abandon` leaves the ring to Xen: a domain that needs it sleeps
+   * then, instead of being crashed.
+   */
+  drop(domain: HeldDomain, abandon = false): void {
     if (!this.#domains.delete(domain.domid)) return;
     this.#byPort.delete(domain.port);
     domain.releaseCursor = undefined;
-    this.#disable(domain.domid);
+    if (!abandon) this.#disable(domain.domid);
     this.#events.unbind(domain.port);
     domain.ringMapping[Symbol.dispose]();
     domain.source?.release();

@@ -310,7 +310,9 @@ export class MemoryService implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const domain of this.#domains.all()) this.#drop(domain);
+    for (const domain of this.#domains.all()) {
+      this.#domains.drop(domain, domain.count(PageState.present) < domain.map.pages);
+    }
     this.#exchange?.[Symbol.dispose]();
     this.#events[Symbol.dispose]();
     this.#arena[Symbol.dispose]();

@@ -55,9 +55,13 @@ export class SimHost implements AgentWorld {
     toolstack.close();
   }
 
+  /** A process that has not started to serve. */
+  openAgent(settings: AgentSettings = {}): AgentProcess {
+    return this.agent = new AgentProcess(this, settings);
+  }
+
   async startAgent(settings: AgentSettings = {}): Promise<AgentProcess> {
-    const agent = new AgentProcess(this, settings);
-    this.agent = agent;
+    const agent = this.openAgent(settings);
     await this.during(agent.start());
     return agent;
   }
