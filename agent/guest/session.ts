@@ -21,6 +21,9 @@ export interface SessionLimits {
 
 /** Requests of one guest that wait for their turn. A guest's processes rarely ask two things at once. */
 const MAX_QUEUED = 4;
+/** A guest waits for its answer for ever: one that cannot be written is tried again. */
+const WRITE_ATTEMPTS = 5;
+const WRITE_PAUSE_MS = 200;
 /** Answers kept, so that a request written again is answered again and not executed again. */
 const MAX_REMEMBERED = 16;
 
@@ -120,9 +123,17 @@ export class GuestSession implements AsyncDisposable {
         if (this.#awake) this.#options.engine.cloneAwake(this.#options.domid);
       }
       if (this.#requestEvents === 0) continue;
-      const flooded = this.#requestEvents > this.#options.limits.burst;
+      const events = this.#requestEvents;
+      const flooded = events > this.#options.limits.burst;
       this.#requestEvents = 0;
-      const value = await this.#options.store.read(`${this.#path}/${NODES.request}`);
+      let value: Uint8Array | undefined;
+      try {
+        value = await this.#options.store.read(`${this.#path}/${NODES.request}`);
+      } catch (error) {
+        // Tried again, as often as the bucket allows: the guest waits for an answer.
+        this.#requestEvents += events;
+        throw error;
+      }
       if (this.#closed.signal.aborted) return this.#forgetEvents();
       if (value !== undefined && value.length > 0) await this.#accept(value, flooded);
     }
@@ -177,10 +188,15 @@ export class GuestSession implements AsyncDisposable {
   }
 
   async #write(text: string): Promise<void> {
-    try {
-      await this.#options.store.writeWithin(this.#path, `${this.#path}/${NODES.answer}`, text);
-    } catch (error) {
-      this.#failed("answer", error);
+    const { store, clock } = this.#options;
+    for (let attempt = 1;; attempt++) {
+      try {
+        await store.writeWithin(this.#path, `${this.#path}/${NODES.answer}`, text);
+        return;
+      } catch (error) {
+        if (attempt === WRITE_ATTEMPTS || this.#closed.signal.aborted) return this.#failed("answer", error);
+      }
+      await clock.sleep(WRITE_PAUSE_MS, this.#closed.signal);
     }
   }
 
