@@ -51,6 +51,11 @@ export class Scene {
     return steps;
   }
 
+  get engine() {
+    assert(this.agent !== undefined);
+    return this.agent.agent.engine;
+  }
+
   /** `fate` for the step with this number of the fork, from 1. */
   meet(number: number, fate: Fate): void {
     this.faults.onStep = (step: Step) => {
