@@ -87,6 +87,7 @@ export class Agent implements AsyncDisposable {
       try {
         await this.parents.sweep();
         await this.local.sweep();
+        await this.engine.sweep();
       } catch (error) {
         this.#log.error("domains that ended could not be cleaned up", { error });
       }

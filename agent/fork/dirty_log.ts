@@ -14,8 +14,8 @@ export function logDirtyOff(xen: Xen, domid: Domid): void {
       return xen.logDirtyOff(domid);
     } catch (error) {
       if (!(error instanceof XenError)) throw error;
-      // It is off already, or the domain is gone: both are what was wanted.
-      if (error.code === "EINVAL" || error.code === "ESRCH") return;
+      // EINVAL tells that it is off already, among other things.
+      if (attempt < OFF_ATTEMPTS || error.code === "EINVAL" || error.code === "ESRCH") continue;
       getLogger(["snowflock", "parent"]).warn("writes of a parent are still logged", { domid, error });
     }
   }

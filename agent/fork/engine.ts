@@ -19,7 +19,7 @@ import {
   type TicketInfo,
   type TicketRequest,
 } from "../api/engine.ts";
-import type { CloneHost, CloneNews, PageChannel, Started } from "./clone_host.ts";
+import type { CloneHost, CloneNews, PageChannel } from "./clone_host.ts";
 import { encodeDescriptor } from "./descriptor.ts";
 import { resolveDomain } from "./domain_names.ts";
 import { orEngineError } from "./failure.ts";
@@ -27,7 +27,7 @@ import { ticketEnd } from "./join_wait.ts";
 import type { LocalHost } from "./local_host.ts";
 import { SnapshotLoans } from "./loans.ts";
 import type { Fork, Parents } from "./parent.ts";
-import { cloneNodes } from "./guest_nodes.ts";
+import { startClones } from "./start_clones.ts";
 import type { Store } from "./store.ts";
 import { knownDomains, noteMemory } from "./survey.ts";
 import { makeShells, type Placement } from "./placement.ts";
@@ -46,7 +46,7 @@ export interface ForkEngineParts {
   readonly local: CloneHost & Pick<LocalHost, "exited" | "awake" | "cloneOf">;
   /** Every host that clones may be on; this one first. */
   readonly hosts: readonly CloneHost[];
-  readonly parents: Pick<Parents, "prepare" | "shapeOf" | "fork" | "isFrozen" | "thaw">;
+  readonly parents: Pick<Parents, "prepare" | "shapeOf" | "fork" | "exists" | "isFrozen" | "thaw">;
   readonly store: Pick<Store, "read" | "list">;
   readonly clock: Clock;
   /** Gives up the ticket's use of a snapshot. */
@@ -103,7 +103,9 @@ export class ForkEngine implements Engine {
     if (options.caller !== undefined && options.caller !== parent.domid) {
       throw new EngineError("not-yours", "A guest can ask for clones of itself only");
     }
-    const open = this.#tickets.all().filter((ticket) => !ticket.ended && ticket.parent.domid === parent.domid);
+    const open = this.#tickets.all().filter((ticket) =>
+      !ticket.ended && !ticket.orphaned && ticket.parent.domid === parent.domid
+    );
     if (open.length >= this.#options.ticketsPerDomain) {
       throw new EngineError("limit", `${parent.name} has ${open.length} tickets open; end one first`);
     }
@@ -261,6 +263,17 @@ export class ForkEngine implements Engine {
     for (const ticket of this.#tickets.all()) if (!ticket.ended && ticket.forked) await noteMemory(ticket, this.#hosts);
   }
 
+  /** After domains have ended: a ticket whose parent is gone belongs to no guest, and ends if it was not forked. */
+  async sweep(): Promise<void> {
+    for (const ticket of this.#tickets.all()) {
+      const { domid } = ticket.parent;
+      if (ticket.orphaned || ticket.busy || this.#parts.parents.exists(domid as Domid)) continue;
+      ticket.orphaned = true;
+      this.#families.delete(domid);
+      if (!ticket.forked) await this.kill(ticket.name);
+    }
+  }
+
   /** Ends every ticket, for the end of the agent. */
   async shutDown(): Promise<void> {
     for (const ticket of this.#tickets.all()) {
@@ -281,46 +294,16 @@ export class ForkEngine implements Engine {
       family: ticket.family,
       suspendTimeoutMs: this.#options.suspendTimeoutMs,
       frozen,
+      map: ticket.shape.memory.map,
     });
   }
 
   async #start(ticket: Ticket, fork: Fork, options: CloneOptions): Promise<ForkReport> {
-    const { clock, local } = this.#parts;
-    const { descriptor } = fork;
-    const { fill } = options;
-    let shared: Promise<PageChannel> | undefined;
+    const { clock } = this.#parts;
     ticket.forked = true;
-    const byHost = Map.groupBy(ticket.clones.filter((clone) => !clone.ended), ({ host }) => host);
-    for (const clone of ticket.clones) if (!clone.ended) clone.state = "restoring";
-    await Promise.all([...byHost].map(async ([hostName, clones]) => {
-      const nodes = new Map(clones.map((clone) => [clone.id, cloneNodes(ticket, clone, options)]));
-      let started: Started[];
-      try {
-        const host = this.#hosts.get(hostName);
-        const request = { ticket: ticket.name, descriptor, nodes, ...(fill === undefined ? {} : { fill }) };
-        if (hostName === local.name) started = await host?.start(request) ?? [];
-        else {
-          for (const { id } of clones) this.#loans.lend(descriptor.snapshot, ticket.name, id);
-          const channel = await (shared ??= this.#share(descriptor.snapshot, ticket.family));
-          started = await host?.start({ ...request, channel }) ?? [];
-        }
-      } catch (error) {
-        started = clones.map(({ id }) => ({ id, error: error instanceof Error ? error.message : String(error) }));
-      }
-      for (const clone of clones) {
-        const result = started.find(({ id }) => id === clone.id);
-        if (result === undefined || result.error !== undefined) {
-          clone.domid = undefined;
-          this.#tickets.cloneEnded(ticket, clone, "lost", result?.error ?? "its host did not start it");
-          continue;
-        }
-        if (clone.ended) continue;
-        clone.state = "running";
-        if (result.restoreMs !== undefined) clone.times.restoreMs = result.restoreMs;
-        clone.times.startedMs ??= clock.nowMs() - ticket.forkedAtMs;
-        this.#tickets.emit({ type: "clone", clone: clone.info() });
-      }
-    }));
+    const { local, share } = this.#parts;
+    const parts = { hosts: this.#hosts, local: local.name, loans: this.#loans, tickets: this.#tickets, clock, share };
+    await startClones(parts, ticket, fork.descriptor, options);
     ticket.fork = {
       ticket: ticket.name,
       ...fork.times,
@@ -330,13 +313,6 @@ export class ForkEngine implements Engine {
     const report = { ...ticket.fork, clones: ticket.clones.map((clone) => clone.info()) };
     this.#tickets.emit({ type: "fork", report });
     return report;
-  }
-
-  #share(snapshot: string, family: string): Promise<PageChannel> {
-    const { share } = this.#parts;
-    return share === undefined
-      ? Promise.reject(new EngineError("unsupported", "This host serves no pages to others"))
-      : share(snapshot, family);
   }
 
   /** Something that nobody waits for, but for the end of the agent. */
@@ -383,7 +359,7 @@ export class ForkEngine implements Engine {
   #ticket(name: string, caller: number | undefined): Ticket {
     const ticket = this.#tickets.get(name);
     if (ticket === undefined) throw new EngineError("no-such-ticket", `There is no ticket ${name.slice(0, 64)}`);
-    if (caller !== undefined && ticket.parent.domid !== caller) {
+    if (caller !== undefined && (ticket.orphaned || ticket.parent.domid !== caller)) {
       throw new EngineError("not-yours", `Ticket ${name} belongs to another domain`);
     }
     return ticket;

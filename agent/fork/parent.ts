@@ -8,6 +8,7 @@ import type { MemoryCalls } from "../memory/calls.ts";
 import { discoverMemory, type MemoryMap } from "../memory/memory_map.ts";
 import type { SnapshotReport } from "../memory/take_snapshot.ts";
 import type { Descriptor, GuestShape } from "./descriptor.ts";
+import { copiedParams, HvmParam, identityPageTable } from "./hvm_params.ts";
 import { dirtyPages, logDirtyOff } from "./dirty_log.ts";
 import { domainPath } from "./domain_tree.ts";
 import type { Store } from "./store.ts";
@@ -19,17 +20,6 @@ import { readVifs } from "./vif.ts";
 const SUSPEND = 2;
 /** A guest that has begun to suspend does so within this time. Later, somebody else has asked it to: xl saves it. */
 const LATE_SUSPEND_MS = 60_000;
-/** HVM parameters (public/hvm/params.h). */
-export const HvmParam = {
-  storePfn: 1,
-  storeEvtchn: 2,
-  identPt: 12,
-  consolePfn: 17,
-  consoleEvtchn: 18,
-  pagingRing: 27,
-} as const;
-/** Parameters that a restore sets (xg_sr_save_x86_hvm.c), but for those that name frames. */
-const COPIED_PARAMS = [9, 10, 19, 34, 36, 37, 38] as const;
 /** Where the toolstack puts the paging ring if the domain has none: special page 0 below 4 GiB - 4 KiB (xenguest.h). */
 const DEFAULT_RING_GFN = 0xfeff8n as Gfn;
 /** rax in vcpu_guest_context (public/arch-x86/xen-x86_64.h): user_regs at 520, rax 80 beyond. */
@@ -71,6 +61,8 @@ export interface ForkOptions {
   readonly suspendTimeoutMs: number;
   /** The parent stays suspended, as a template. */
   readonly frozen: boolean;
+  /** The memory that shells were made for. */
+  readonly map?: MemoryMap;
   /** What else must be frozen while the parent stands still. */
   readonly whileSuspended?: () => Promise<void>;
 }
@@ -93,6 +85,8 @@ export class Parents {
   readonly #ports: ParentPorts;
   readonly #freePages: FreePageFinder | undefined;
   readonly #shapes = new Map<Domid, GuestShape>();
+  /** Pages of parents that were not cloned, when they were held. */
+  readonly #heldPages = new Map<Domid, bigint>();
   readonly #cloned = new Set<Domid>();
   readonly #suspendPorts = new Map<Domid, Port>();
   readonly #waiting = new Map<Domid, () => void>();
@@ -120,6 +114,7 @@ export class Parents {
   /** The domain is gone, or no longer held. */
   async forget(domid: Domid): Promise<void> {
     this.#shapes.delete(domid);
+    this.#heldPages.delete(domid);
     this.#cloned.delete(domid);
     this.#freePages?.forget(domid);
     const port = this.#suspendPorts.get(domid);
@@ -140,7 +135,13 @@ export class Parents {
     if (info.shutdown) throw new EngineError("cannot-suspend", `Domain ${domid} has shut down`);
     const vifs = await readVifs(store, domid);
     const known = this.#shapes.get(domid);
-    if (known !== undefined) return { ...known, vifs };
+    if (known !== undefined) {
+      // What is held is the memory that there was at the first of the forks that are open.
+      if (info.totalPages > (this.#heldPages.get(domid) ?? info.totalPages)) {
+        throw new EngineError("busy", `Domain ${domid} has got more memory since its last fork; end its tickets first`);
+      }
+      return { ...known, vifs };
+    }
     if (xen.hvmParam(domid, HvmParam.pagingRing) === 0n) xen.setHvmParam(domid, HvmParam.pagingRing, DEFAULT_RING_GFN);
     const memory = discoverMemory(xen, domid);
     const target = await store.read(`${domainPath(domid)}/memory/target`);
@@ -184,6 +185,9 @@ export class Parents {
       throw new EngineError("busy", `Domain ${domid} is still being let go after a restart of the agent`);
     }
     const shape = await this.shapeOf(domid);
+    if (options.map !== undefined && !options.map.equals(shape.memory.map)) {
+      throw new EngineError("ended", `The memory of domain ${domid} has changed since its ticket; request another`);
+    }
     this.#shapes.set(domid, shape);
     const ring = shape.memory.frames.get(HvmParam.pagingRing) ?? DEFAULT_RING_GFN;
     await this.#hold(domid, shape, ring);
@@ -202,11 +206,6 @@ export class Parents {
     const suspended = clock.nowMs();
 
     const context = xen.hvmContext(domid);
-    const params = new Map<number, bigint>();
-    for (const index of COPIED_PARAMS) {
-      const value = xen.hvmParam(domid, index);
-      if (value !== 0n) params.set(index, value);
-    }
     const hot = dirtyPages(xen, domid, shape.memory.map);
     const descriptor: Descriptor = {
       ...shape,
@@ -215,8 +214,8 @@ export class Parents {
       family: options.family,
       parentName,
       context,
-      params,
-      identPt: this.#identPt(domid, shape),
+      params: copiedParams(xen, domid),
+      identPt: identityPageTable(this.#ports.foreignMemory, domid, shape),
       hot,
       free: walk?.find(context) ?? new Uint32Array(),
     };
@@ -276,6 +275,12 @@ export class Parents {
     }));
   }
 
+  /** Whether there is such a domain, and it is not about to end. */
+  exists(domid: Domid): boolean {
+    const info = this.#ports.xen.domainInfo(domid);
+    return info !== undefined && !info.dying;
+  }
+
   isFrozen(domid: Domid): boolean {
     return this.#frozen.has(domid);
   }
@@ -304,6 +309,8 @@ export class Parents {
     await memory.openDomain(domid, shape.memory.map.ranges, ring, false);
     if (this.#held.has(domid)) return;
     this.#held.add(domid);
+    const pages = xen.domainInfo(domid)?.totalPages;
+    if (pages !== undefined && !this.#cloned.has(domid)) this.#heldPages.set(domid, pages);
     memory.released(domid).then(async () => {
       this.#held.delete(domid);
       holds.removeParent(uuid);
@@ -375,12 +382,5 @@ export class Parents {
     xen.setVcpuContext(domid, 0, context);
     xen.resumeDomain(domid);
     await store.resume(domid);
-  }
-
-  #identPt(domid: Domid, shape: GuestShape): Uint8Array {
-    const gfn = shape.memory.frames.get(HvmParam.identPt);
-    if (gfn === undefined) return new Uint8Array();
-    using mapping = this.#ports.foreignMemory.map(domid, BigUint64Array.of(gfn), { write: false });
-    return mapping.errors[0] === 0 ? mapping.bytes.slice() : new Uint8Array();
   }
 }

@@ -5,7 +5,7 @@ import type { Xen } from "../../hypercall/xen_api.ts";
 import type { MemoryCalls } from "../memory/calls.ts";
 import type { GuestShape } from "./descriptor.ts";
 import { domainNodes } from "./domain_tree.ts";
-import { HvmParam } from "./parent.ts";
+import { HvmParam } from "./hvm_params.ts";
 import { type Store, writeNodes } from "./store.ts";
 import type { Clock } from "./timing.ts";
 import { uuidBytes } from "./uuid.ts";

@@ -2,7 +2,7 @@
 import type { Domid } from "../../hypercall/ports.ts";
 import type { Descriptor } from "./descriptor.ts";
 import { domainPath, guestOwned } from "./domain_tree.ts";
-import { HvmParam } from "./parent.ts";
+import { HvmParam } from "./hvm_params.ts";
 import type { ShellPorts } from "./shell.ts";
 
 /** Nodes below the clone's own path, by path. They are the guest's own. */

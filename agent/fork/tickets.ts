@@ -62,6 +62,8 @@ export class Ticket {
   busy = false;
   forked = false;
   ended = false;
+  /** Its parent is gone: another domain may get the domid. */
+  orphaned = false;
   /** When the fork began, on the engine's clock. */
   forkedAtMs = 0;
   fork: ForkSummary | undefined;

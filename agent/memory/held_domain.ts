@@ -86,3 +86,28 @@ export class HeldDomain {
     return pages;
   }
 }
+
+/** A domain's memory at a moment, in pages. */
+export interface MemoryReport extends MemoryCounters {
+  readonly pages: number;
+  readonly resident: number;
+  readonly absent: number;
+  readonly nominated: number;
+  readonly snapshots: number;
+  readonly saved: number;
+}
+
+export function reportOf(domain: HeldDomain): MemoryReport {
+  const absent = domain.count(PageState.absent) + domain.count(PageState.awaited);
+  let saved = 0;
+  for (const snapshot of domain.snapshots) saved += snapshot.saved;
+  return {
+    ...domain.counters,
+    pages: domain.map.pages,
+    absent,
+    resident: domain.map.pages - absent,
+    nominated: domain.count(PageState.nominated),
+    snapshots: domain.snapshots.size,
+    saved,
+  };
+}

@@ -96,16 +96,15 @@ export class HeldDomains {
     return domain;
   }
 
-  /** Lets vCPUs go on that waited for an answer of a process that died. Xen ignores answers that nobody waits for. */
-  wakeOrphans(domain: HeldDomain): void {
-    const gfn = domain.map.gfnAt(0);
-    for (let vcpu = 0; vcpu < domain.orphanedVcpus; vcpu++) {
-      for (let time = 0; time < ORPHAN_ANSWERS; time++) {
-        domain.ring.respondForLost(vcpu, gfn);
-        this.#events.notify(domain.port);
-      }
+  /** Closes the ring of a parent that has all its pages back. */
+  letGo(domain: HeldDomain): void {
+    try {
+      using end = new DisposableStack();
+      end.defer(() => this.drop(domain));
+      this.#wakeOrphans(domain);
+    } catch (error) {
+      this.#log.error("a parent's ring was not closed as it should be", { domid: domain.domid, error });
     }
-    domain.orphanedVcpus = 0;
   }
 
   respond(domain: HeldDomain, request: PagingRequest): void {
@@ -128,12 +127,30 @@ export class HeldDomains {
     if (!this.#domains.delete(domain.domid)) return;
     this.#byPort.delete(domain.port);
     domain.releaseCursor = undefined;
+    using end = new DisposableStack();
+    end.defer(() => {
+      domain.source?.release();
+      domain.source = undefined;
+      for (const resolve of domain.onReleased.splice(0)) resolve();
+    });
+    end.use(domain.ringMapping);
+    end.defer(() => this.#events.unbind(domain.port));
     if (!abandon) this.#disable(domain.domid);
-    this.#events.unbind(domain.port);
-    domain.ringMapping[Symbol.dispose]();
-    domain.source?.release();
-    domain.source = undefined;
-    for (const resolve of domain.onReleased.splice(0)) resolve();
+  }
+
+  /**
+   * Lets vCPUs go on that waited for an answer of a process that died. Xen ignores answers that nobody waits for, but counts them: the
+   * ring is spoilt. So this comes right before its end, when there is no page left for which anybody could ask.
+   */
+  #wakeOrphans(domain: HeldDomain): void {
+    const gfn = domain.map.gfnAt(0);
+    for (let vcpu = 0; vcpu < domain.orphanedVcpus; vcpu++) {
+      for (let time = 0; time < ORPHAN_ANSWERS; time++) {
+        domain.ring.respondForLost(vcpu, gfn);
+        this.#events.notify(domain.port);
+      }
+    }
+    domain.orphanedVcpus = 0;
   }
 
   #disable(domid: Domid): void {

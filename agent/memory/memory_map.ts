@@ -76,6 +76,14 @@ export class MemoryMap {
     return gfns;
   }
 
+  /** Whether `other` has the same pages. */
+  equals(other: MemoryMap): boolean {
+    return this.ranges.length === other.ranges.length && this.ranges.every(({ first, pages }, at) => {
+      const range = other.ranges[at];
+      return range?.first === first && range.pages === pages;
+    });
+  }
+
   #rangeOfIndex(index: number): number {
     let low = 0;
     let high = this.#starts.length - 1;

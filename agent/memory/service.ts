@@ -10,7 +10,7 @@ import type { Xen } from "../../hypercall/xen_api.ts";
 import type { Distribution } from "../../multicast/mod.ts";
 import { copyPages, saveLive } from "./copy_pages.ts";
 import { type FamilyChannel, PageExchange, type RemoteSource } from "./exchange.ts";
-import { type HeldDomain, type MemoryCounters, PageState } from "./held_domain.ts";
+import { type HeldDomain, type MemoryReport, PageState, reportOf } from "./held_domain.ts";
 import { HeldDomains } from "./held_domains.ts";
 import type { GfnRange } from "./memory_map.ts";
 import { PageArena } from "./page_arena.ts";
@@ -27,16 +27,6 @@ const MAX_EVENTS = 4096;
 export type MemoryEvent =
   | { readonly kind: "suspended"; readonly domid: Domid }
   | { readonly kind: "lost"; readonly domid: Domid; readonly reason: string };
-
-/** A domain's memory at a moment, in pages. */
-export interface MemoryReport extends MemoryCounters {
-  readonly pages: number;
-  readonly resident: number;
-  readonly absent: number;
-  readonly nominated: number;
-  readonly snapshots: number;
-  readonly saved: number;
-}
 
 export interface MemoryServiceOptions {
   /** Most pages of saved copies. */
@@ -236,19 +226,7 @@ export class MemoryService implements Disposable {
 
   report(domid: Domid): MemoryReport | undefined {
     const domain = this.#domains.get(domid);
-    if (domain === undefined) return undefined;
-    const absent = domain.count(PageState.absent) + domain.count(PageState.awaited);
-    let saved = 0;
-    for (const snapshot of domain.snapshots) saved += snapshot.saved;
-    return {
-      ...domain.counters,
-      pages: domain.map.pages,
-      absent,
-      resident: domain.map.pages - absent,
-      nominated: domain.count(PageState.nominated),
-      snapshots: domain.snapshots.size,
-      saved,
-    };
+    return domain === undefined ? undefined : reportOf(domain);
   }
 
   /** Resolves with what has happened as soon as something has. */
@@ -301,9 +279,8 @@ export class MemoryService implements Disposable {
       if (domain.releaseCursor === undefined) continue;
       if (releaseSome(this.#xen, domain, () => this.#serve(domain))) more = true;
       else if (domain.source === undefined) {
-        // Answers without requests spoil the ring: right before its end, when no page is left for which anybody could ask.
-        this.#domains.wakeOrphans(domain);
-        this.#drop(domain);
+        this.#settled ||= domain.onReleased.length > 0;
+        this.#domains.letGo(domain);
       }
     }
     return more;

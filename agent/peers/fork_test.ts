@@ -28,6 +28,7 @@ function engineOn(node: Node, shape = guestShape()) {
           times: TIMES,
           snapshot: { nominated: 0, copied: 0, inherited: 0, free: 0, holes: 0 },
         }),
+      exists: () => true,
       isFrozen: () => false,
       thaw: () => Promise.resolve(),
     },
