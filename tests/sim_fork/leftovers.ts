@@ -10,7 +10,7 @@ export interface HostState {
   readonly nodes: readonly string[];
   /** Host pages that are neither free nor of a guest that was booted. */
   readonly usedPages: number;
-  /** Event channels of domain 0. */
+  /** Event channels of domain 0, but for xenstored's to guests that were booted. */
   readonly ports: number;
   /** Guests whose rings are held, that are paged or logged, or stand still. */
   readonly disturbed: readonly string[];
@@ -37,7 +37,7 @@ export function hostState(host: SimHost): HostState {
     domids: domains.map(({ domid }) => domid),
     nodes: nodes.sort(),
     usedPages: xen.memory.totalPages - xen.memory.freePages - owned,
-    ports: xen.eventChannels.openPorts(0).length,
+    ports: xen.eventChannels.openPorts(0).length - booted.length,
     disturbed,
   };
 }
