@@ -92,6 +92,8 @@ export class Parents {
   readonly #waiting = new Map<Domid, () => void>();
   /** Until when a guest may suspend that was asked to and told not to, on the clock. */
   readonly #late = new Map<Domid, number>();
+  /** Parents that are about to be held. */
+  readonly #holding = new Set<Domid>();
   /** Parents whose release is awaited. */
   readonly #held = new Set<Domid>();
   /** Parents that an earlier agent held, whose pages are on their way back. */
@@ -188,9 +190,9 @@ export class Parents {
     if (options.map !== undefined && !options.map.equals(shape.memory.map)) {
       throw new EngineError("ended", `The memory of domain ${domid} has changed since its ticket; request another`);
     }
-    this.#shapes.set(domid, shape);
     const ring = shape.memory.frames.get(HvmParam.pagingRing) ?? DEFAULT_RING_GFN;
     await this.#hold(domid, shape, ring);
+    this.#shapes.set(domid, shape);
     await using undo = new AsyncDisposableStack();
     undo.defer(() => memory.releaseDomain(domid));
     await this.#subscribe(domid);
@@ -303,17 +305,26 @@ export class Parents {
 
   async #hold(domid: Domid, shape: GuestShape, ring: Gfn): Promise<void> {
     const { xen, memory, holds } = this.#ports;
-    const uuid = uuidText(xen.domainInfo(domid)?.handle ?? new Uint8Array(16));
+    const info = xen.domainInfo(domid);
+    const uuid = uuidText(info?.handle ?? new Uint8Array(16));
     const ranges = shape.memory.map.ranges.map(({ first, pages }): [string, number] => [`${first}`, pages]);
+    this.#holding.add(domid);
     holds.addParent({ domid, uuid, ring: `${ring}`, ranges });
-    await memory.openDomain(domid, shape.memory.map.ranges, ring, false);
+    try {
+      await memory.openDomain(domid, shape.memory.map.ranges, ring, false);
+    } catch (error) {
+      if (!this.#held.has(domid)) holds.removeParent(uuid);
+      throw error;
+    } finally {
+      this.#holding.delete(domid);
+    }
     if (this.#held.has(domid)) return;
     this.#held.add(domid);
-    const pages = xen.domainInfo(domid)?.totalPages;
-    if (pages !== undefined && !this.#cloned.has(domid)) this.#heldPages.set(domid, pages);
+    if (info !== undefined && !this.#cloned.has(domid)) this.#heldPages.set(domid, info.totalPages);
     memory.released(domid).then(async () => {
       this.#held.delete(domid);
-      holds.removeParent(uuid);
+      // Unless its next fork has just begun.
+      if (!this.#holding.has(domid)) holds.removeParent(uuid);
       await this.forget(domid);
     }).catch((error) => this.#log.error("a parent's memory was not released", { domid, error }));
   }
