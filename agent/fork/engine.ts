@@ -65,6 +65,8 @@ export class ForkEngine implements Engine {
   /** What follows the end of clones and tickets, and is under way. */
   readonly #after = new Set<Promise<void>>();
   readonly #forking = new Set<number>();
+  readonly #calls = new Set<Promise<unknown>>();
+  #closing = false;
   /** Families of parents that were never clones, by domid and uuid. */
   readonly #families = new Map<number, string>();
   readonly #templates = new Map<number, { ticket: Ticket; fork: Fork; options: NodeOptions }>();
@@ -88,7 +90,7 @@ export class ForkEngine implements Engine {
   }
 
   requestTicket(request: TicketRequest, options: CallOptions = {}): Promise<TicketInfo> {
-    return orEngineError(`Cannot make clones of ${request.domain}`, this.#requestTicket(request, options));
+    return this.#call(`Cannot make clones of ${request.domain}`, () => this.#requestTicket(request, options));
   }
 
   async #requestTicket(request: TicketRequest, options: CallOptions): Promise<TicketInfo> {
@@ -128,7 +130,7 @@ export class ForkEngine implements Engine {
   }
 
   clone(name: string, options: CloneOptions = {}): Promise<ForkReport> {
-    return orEngineError("Cannot fork", this.#clone(name, options));
+    return this.#call("Cannot fork", () => this.#clone(name, options));
   }
 
   async #clone(name: string, options: CloneOptions): Promise<ForkReport> {
@@ -188,7 +190,7 @@ export class ForkEngine implements Engine {
   }
 
   checkpoint(domain: string | number, options: NodeOptions = {}): Promise<TicketInfo> {
-    return orEngineError(`Cannot checkpoint ${domain}`, this.#checkpoint(domain, options));
+    return this.#call(`Cannot checkpoint ${domain}`, () => this.#checkpoint(domain, options));
   }
 
   async #checkpoint(domain: string | number, options: NodeOptions): Promise<TicketInfo> {
@@ -274,8 +276,10 @@ export class ForkEngine implements Engine {
     }
   }
 
-  /** Ends every ticket, for the end of the agent. */
+  /** Refuses new tickets and forks, and ends every ticket, for the end of the agent. */
   async shutDown(): Promise<void> {
+    this.#closing = true;
+    await Promise.allSettled(this.#calls);
     for (const ticket of this.#tickets.all()) {
       if (ticket.ended) continue;
       try {
@@ -286,6 +290,18 @@ export class ForkEngine implements Engine {
       }
     }
     await Promise.all(this.#after);
+  }
+
+  /** Something that makes domains, or stops one: the end of the agent waits for it. */
+  async #call<T>(what: string, perform: () => Promise<T>): Promise<T> {
+    if (this.#closing) throw new EngineError("aborted", "The agent is about to end");
+    const call = orEngineError(what, perform());
+    this.#calls.add(call);
+    try {
+      return await call;
+    } finally {
+      this.#calls.delete(call);
+    }
   }
 
   #fork(ticket: Ticket, frozen: boolean): Promise<Fork> {

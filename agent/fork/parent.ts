@@ -195,6 +195,9 @@ export class Parents {
     this.#shapes.set(domid, shape);
     await using undo = new AsyncDisposableStack();
     undo.defer(() => memory.releaseDomain(domid));
+    if (!this.#cloned.has(domid) && !this.#heldPages.has(domid)) {
+      this.#heldPages.set(domid, xen.domainInfo(domid)?.totalPages ?? 0n);
+    }
     await this.#subscribe(domid);
 
     // A clone's absent pages must not be looked at: to map one calls for it.
@@ -305,8 +308,7 @@ export class Parents {
 
   async #hold(domid: Domid, shape: GuestShape, ring: Gfn): Promise<void> {
     const { xen, memory, holds } = this.#ports;
-    const info = xen.domainInfo(domid);
-    const uuid = uuidText(info?.handle ?? new Uint8Array(16));
+    const uuid = uuidText(xen.domainInfo(domid)?.handle ?? new Uint8Array(16));
     const ranges = shape.memory.map.ranges.map(({ first, pages }): [string, number] => [`${first}`, pages]);
     this.#holding.add(domid);
     holds.addParent({ domid, uuid, ring: `${ring}`, ranges });
@@ -320,7 +322,6 @@ export class Parents {
     }
     if (this.#held.has(domid)) return;
     this.#held.add(domid);
-    if (info !== undefined && !this.#cloned.has(domid)) this.#heldPages.set(domid, info.totalPages);
     memory.released(domid).then(async () => {
       this.#held.delete(domid);
       // Unless its next fork has just begun.

@@ -16,6 +16,8 @@ export class Scene {
   readonly parent: Workload;
   agent: AgentProcess | undefined;
   before: HostState | undefined;
+  /** Names of steps to which nothing happens. */
+  readonly spared = new Set<string>();
   /** The step that met its fate. */
   met: string | undefined;
   /** The steps before the fork. */
@@ -59,7 +61,7 @@ export class Scene {
   /** `fate` for the step with this number of the fork, from 1. */
   meet(number: number, fate: Fate): void {
     this.faults.onStep = (step: Step) => {
-      if (step.number !== this.base + number) return undefined;
+      if (step.number !== this.base + number || this.spared.has(step.name)) return undefined;
       this.met = step.name;
       return fate;
     };

@@ -177,7 +177,8 @@ export class SimHost implements AgentWorld {
 
   /** Several waits at once, on the same rounds. */
   async #shared(done: () => boolean): Promise<void> {
-    while (!done()) {
+    for (let round = 0; !done(); round++) {
+      assert(round < ROUNDS_MAX, "a guest waits for a page that never comes");
       this.#driving ??= this.round().finally(() => this.#driving = undefined);
       await this.#driving;
     }
