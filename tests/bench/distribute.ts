@@ -3,6 +3,7 @@
  * sockets and processes, in network namespaces of its own. Needs root.
  *
  *     deno run -A tests/bench/distribute.ts [--json FILE] [--quick] [--tools T,T] [--receivers N,N] [--loss P,P] [--mib N] [--runs N]
+ *                                           [--offload]
  */
 import { parseArgs } from "node:util";
 import { BenchNetwork } from "./distribute_network.ts";
@@ -24,6 +25,7 @@ const { values } = parseArgs({
   options: {
     json: { type: "string" },
     quick: { type: "boolean", default: false },
+    offload: { type: "boolean", default: false },
     verbose: { type: "boolean", default: false },
     tools: { type: "string", default: "snowflock,udpcast,tcp" },
     receivers: { type: "string" },
@@ -47,7 +49,7 @@ const payloadBytes = Number(values.mib ?? (values.quick ? 16 : 64)) << 20;
 const tools = values.tools.split(",");
 
 async function measure(tool: string, receivers: number, lossPercent: number): Promise<Row> {
-  await using network = await BenchNetwork.open(receivers + 1, lossPercent);
+  await using network = await BenchNetwork.open(receivers + 1, lossPercent, values.offload);
   const run = tool === "udpcast"
     ? await runUdpcast(network, receivers, payloadBytes)
     : await runNodes(network, tool === "tcp" ? "tcp-" : "", receivers, payloadBytes);

@@ -23,8 +23,8 @@ export interface QemuOptions {
 
 /** Each switch is needed: see README.md, "The machine". */
 const CPU = "EPYC,+svm,+npt,-smap,-smep,-monitor,-rdtscp";
-const XEN = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all sched=credit cpuidle=0 hap=1 " +
-  "spec-ctrl=eager-fpu=yes";
+const XEN = "console=com1 com1=115200,8n1 loglvl=all guest_loglvl=all cpuidle=0 hap=1 " +
+  "spec-ctrl=eager-fpu=yes sched=credit sched_credit_tslice_ms=5 bootscrub=0";
 const DOM0 = "console=hvc0 root=/dev/vda rw net.ifnames=0 quiet mitigations=off rodata=off";
 
 function argumentsOf(options: QemuOptions): string[] {

@@ -2,7 +2,8 @@
 # build.sh OUT: makes the dom0 of every host:
 #   dom0.img     disk image (ext4)          id_ed25519   key of dom0's root
 #   vmlinux      Debian's kernel, unpacked  known_hosts  dom0's host key, for the name "lab"
-#   initrd       finds the disk             modules/     kernel modules for guests, in loading order in modules/order
+#   initrd       finds the disk             modules/     kernel modules for guests; modules/order is the order of
+                                            loading them, modules/order-disk of those for a disk
 set -eu
 here=$(dirname "$(readlink -f "$0")")
 out=$1
@@ -60,10 +61,16 @@ modules() {
   done | awk '!seen[$0]++'
 }
 mkdir "$out/modules"
-modules xen-netfront xen-blkfront crc32c_generic ext4 | while read -r file; do
-  cp "$file" "$out/modules/"
-  basename "$file" >> "$out/modules/order"
-done
+guest_modules() {
+  order=$out/modules/$1
+  shift
+  modules "$@" | while read -r file; do
+    cp "$file" "$out/modules/"
+    basename "$file" >> "$order"
+  done
+}
+guest_modules order xen-netfront xen-blkfront
+guest_modules order-disk crc32c_generic ext4
 
 grep -q xen-netfront "$out/modules/order"
 
