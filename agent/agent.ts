@@ -2,7 +2,8 @@
 import { getLogger } from "@logtape/logtape";
 import type { Machine } from "../hypercall/ports.ts";
 import type { Xen } from "../hypercall/xen_api.ts";
-import { ForkEngine, type ForkEngineOptions } from "./fork/engine.ts";
+import type { CloneHost } from "./fork/clone_host.ts";
+import { ForkEngine, type ForkEngineOptions, type ForkEngineParts } from "./fork/engine.ts";
 import { pack, type Placement } from "./fork/placement.ts";
 import { Journal, type JournalFile } from "./fork/journal.ts";
 import { LocalHost } from "./fork/local_host.ts";
@@ -26,6 +27,10 @@ export interface AgentPorts {
   readonly journal: JournalFile;
   readonly freePages?: FreePageFinder;
   readonly placement?: Placement;
+  /** Other hosts that clones may be on. */
+  readonly remoteHosts?: readonly CloneHost[];
+  /** Lets other hosts have pages of a snapshot. */
+  readonly share?: NonNullable<ForkEngineParts["share"]>;
 }
 
 export interface AgentOptions extends ForkEngineOptions {
@@ -55,12 +60,13 @@ export class Agent implements AsyncDisposable {
     this.local = new LocalHost(options.host, parts, journal, this.parents);
     this.engine = new ForkEngine({
       local: this.local,
-      hosts: [this.local],
+      hosts: [this.local, ...ports.remoteHosts ?? []],
       parents: this.parents,
       store: ports.store,
       clock: ports.clock,
       releaseSnapshot: (id) => ports.memory.releaseSnapshot(id),
       placement: ports.placement ?? pack,
+      ...(ports.share === undefined ? {} : { share: ports.share }),
     }, options);
   }
 

@@ -12,6 +12,8 @@ import { GuestService } from "./guest/mod.ts";
 import { FreePages } from "./free_pages.ts";
 import { guestStore } from "./guest_store.ts";
 import { linkPlumber } from "./link_plumber.ts";
+import { startPeers } from "./peers/mod.ts";
+import { policyOf } from "./policy/mod.ts";
 import { startMemoryThread } from "./memory/thread.ts";
 
 /** Copies of pages that the agent keeps, as a share of dom0's memory. */
@@ -38,7 +40,14 @@ export async function runAgent({ config, version, openMachine, logs, signal }: R
   const xenstore = stack.use(openXenstore(await connectXenstored()));
   const wakeup = stack.use(machine.openWakeup());
   const arenaPages = Math.floor(Deno.systemMemoryInfo().total * ARENA_SHARE / PAGE_BYTES);
-  const memory = stack.use(await startMemoryThread(wakeup, { arenaPages }));
+  const { listen } = config.cluster;
+  const exchange = listen === undefined
+    ? {}
+    : { endpoint: `${listen.address}:${config.multicast.port}`, timeToLive: config.multicast.timeToLive };
+  const memory = stack.use(await startMemoryThread(wakeup, { arenaPages, ...exchange }));
+  // Before the agent, so that it ends after it: guests on other hosts are ended through it.
+  const peers = await startPeers(config, { host, version, memory: memory.calls, nowMs: () => performance.now() });
+  if (peers !== undefined) stack.use(peers);
   const agent = stack.use(
     await Agent.start({
       machine,
@@ -54,8 +63,11 @@ export async function runAgent({ config, version, openMachine, logs, signal }: R
         nowMs: () => performance.now(),
       }),
       journal: journalFile(`${config.stateDirectory}/journal.json`),
+      placement: policyOf(config.cluster.policy),
+      ...(peers === undefined ? {} : { remoteHosts: peers.hosts, share: peers.share }),
     }, { host, ...config.limits }),
   );
+  if (peers !== undefined) stack.use(await peers.serve({ local: agent.local, xen, plumber: linkPlumber }));
   if (config.guests.enabled) {
     stack.use(
       await GuestService.start({

@@ -107,6 +107,9 @@ export class PageExchange implements Disposable {
     });
     snapshot.ended = () => {
       this.#remotes.delete(snapshot);
+      for (const fetch of entry.fetches) fetch.promise.reject(new Error("the clone that the pages were for has ended"));
+      if (entry.fetches.size > 0) this.#ports.settled();
+      entry.fetches.clear();
       this.#ports.distribution.drop(parseId(snapshot.id));
       this.#part(remote.family);
     };

@@ -2,7 +2,7 @@ import type { Wakeup } from "../../hypercall/ports.ts";
 import { CallQueue } from "../../hypercall/thread_calls.ts";
 import { workerUrl } from "../worker_url.ts";
 import type { MemoryCalls } from "./calls.ts";
-import type { MemorySetup, MemoryThread } from "./memory_worker.ts";
+import type { ExchangeSetup, MemorySetup, MemoryThread } from "./memory_worker.ts";
 import type { MemoryService, MemoryServiceOptions } from "./service.ts";
 
 /** Most calls under way: one a shell that is made, and one that waits for each parent's release. */
@@ -16,7 +16,10 @@ export interface RunningMemoryThread extends AsyncDisposable {
 }
 
 /** Starts the thread. Rejects if it cannot open the machine. */
-export async function startMemoryThread(wakeup: Wakeup, options: MemoryServiceOptions): Promise<RunningMemoryThread> {
+export async function startMemoryThread(
+  wakeup: Wakeup,
+  options: MemoryServiceOptions & ExchangeSetup,
+): Promise<RunningMemoryThread> {
   const worker = new Worker(workerUrl("agent/memory/memory_worker"), { type: "module", name: "memory" });
   const ready = new Promise<void>((resolve, reject) => {
     worker.addEventListener("message", () => resolve(), { once: true });
