@@ -40,12 +40,15 @@ export interface CallControl {
 
 export class ApiClient implements Disposable {
   readonly #socket: string;
+  readonly #origin: string;
   readonly #http: Deno.HttpClient;
 
-  /** Connects with the first call. */
-  constructor(socket: string) {
-    this.#socket = socket;
-    this.#http = Deno.createHttpClient({ proxy: { transport: "unix", path: socket } });
+  /** Connects with the first call. `socket` is a path, or the URL of a tunnel to it, such as ssh makes. */
+  constructor(socket: string | URL) {
+    this.#socket = `${socket}`;
+    const tunnel = typeof socket !== "string";
+    this.#origin = tunnel ? socket.origin : "http://localhost";
+    this.#http = Deno.createHttpClient(tunnel ? {} : { proxy: { transport: "unix", path: socket } });
   }
 
   version(control?: CallControl): Promise<{ version: string; host: string }> {
@@ -148,7 +151,7 @@ export class ApiClient implements Disposable {
 
   async #send(method: string, path: string, body: unknown, control: CallControl | undefined): Promise<Response> {
     try {
-      return await fetch(`http://localhost${path}`, {
+      return await fetch(`${this.#origin}${path}`, {
         client: this.#http,
         method,
         ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),

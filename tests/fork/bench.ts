@@ -62,7 +62,7 @@ for (const clones of counts) {
     dom0MibPerClone: (before.dom0 - after.dom0) / clones / MIB,
     faultsPerClone: mean(ticket.clones.map(({ memory }) => memory?.["faulted"] ?? NaN)),
   });
-  await agent.call("kill", fork.ticket);
+  await agent.api.kill(fork.ticket);
   console.error(`bench: ${clones} clones: first after ${rows.at(-1)?.firstRunMs.toFixed(0)} ms`);
 }
 

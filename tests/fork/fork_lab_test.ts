@@ -1,6 +1,5 @@
 /** Forks on one real Xen host, with guests that check themselves. One lab for all steps: a boot costs more than a step. */
 import assert from "node:assert/strict";
-import type { TicketInfo } from "../../agent/api/engine.ts";
 import { type Guest, Lab } from "../lab/mod.ts";
 import { LabAgent } from "./lab_agent.ts";
 import { expectInventory, inventory } from "./leftovers.ts";
@@ -78,7 +77,7 @@ Deno.test("lab: a machine forks on one host", async (t) => {
     const clones = await agent.until(fork.ticket, (list) => list.some(({ state }) => state === "lost"), 90_000);
     assert.deepEqual(clones.map(({ state }) => state).sort(), ["lost", "running"]);
     assert.match(clones.find(({ state }) => state === "lost")?.reason ?? "", /crashed/);
-    await agent.call("kill", fork.ticket);
+    await agent.api.kill(fork.ticket);
     await expectInventory(host, before);
     await expectRunning(guest);
   });
@@ -94,16 +93,16 @@ Deno.test("lab: a machine forks on one host", async (t) => {
     }
     assert.notEqual((await guest.shell("sf exit 0", { timeoutMs: 30_000 })).status, 0, "a parent is no clone");
     const other = await host.createGuest({ name: "other", memoryMib: 96 });
-    const ticket = (await agent.call<TicketInfo>("request", "parent", "-n", "1")).ticket;
+    const ticket = (await agent.api.requestTicket({ domain: "parent", clones: 1 })).ticket;
     const stolen = await other.shell(`sf clone ${ticket}`, { timeoutMs: 30_000 });
     assert.notEqual(stolen.status, 0, `a ticket of another domain was taken: ${stolen.output}`);
-    await agent.call("kill", ticket);
+    await agent.api.kill(ticket);
     // Paused, it cannot suspend: the fork fails in time, and the guest runs on.
-    const held = (await agent.call<TicketInfo>("request", "other", "-n", "1")).ticket;
+    const held = (await agent.api.requestTicket({ domain: "other", clones: 1 })).ticket;
     await host.run(`xl pause ${other.domid}`);
-    await assert.rejects(agent.call("fork", held), /did not suspend/);
+    await assert.rejects(agent.api.clone(held), /did not suspend/);
     await host.run(`xl unpause ${other.domid}`);
-    await agent.call("kill", held);
+    await agent.api.kill(held);
     assert.equal((await other.shell("echo on", { timeoutMs: 60_000 })).output.trim(), "on");
     await other.destroy();
     await expectInventory(host, before);
@@ -111,10 +110,10 @@ Deno.test("lab: a machine forks on one host", async (t) => {
 
   await t.step("an agent that is killed loses no parent and leaves no clone", async () => {
     const stages: [string, () => Promise<void>][] = [
-      ["with shells", async () => void await agent.call("request", "parent", "-n", "2")],
+      ["with shells", async () => void await agent.api.requestTicket({ domain: "parent", clones: 2 })],
       ["in the middle of a fork", async () => {
-        const { ticket } = await agent.call<TicketInfo>("request", "parent", "-n", "2");
-        agent.call("fork", ticket).catch(() => {});
+        const { ticket } = await agent.api.requestTicket({ domain: "parent", clones: 2 });
+        agent.api.clone(ticket).catch(() => {});
         await new Promise((resolve) => setTimeout(resolve, 700));
       }],
       ["with clones", async () => void await forkGuest(agent, guest, 2)],

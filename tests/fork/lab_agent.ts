@@ -1,11 +1,13 @@
 /** The agent in dom0 of a lab host: the built binary, as its users install it, and the calls they make. */
+import { ApiClient } from "../../agent/api/client.ts";
 import type { CloneInfo, TicketInfo } from "../../agent/api/engine.ts";
 import type { Host } from "../lab/mod.ts";
 import { build } from "../tools/build.ts";
 
 const BINARY = "/usr/local/bin/snowflock";
 const LOG = "/var/log/snowflock.log";
-const STARTED_TIMEOUT_MS = 90_000;
+const SOCKET = "/run/snowflock/agent.sock";
+const STARTED_TIMEOUT_MS = 120_000;
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 /** The binary is made once a process. */
@@ -20,6 +22,8 @@ async function binary(): Promise<string> {
 export class LabAgent implements AsyncDisposable {
   readonly host: Host;
   #pid: number | undefined;
+  #api: ApiClient | undefined;
+  #stack = new AsyncDisposableStack();
 
   private constructor(host: Host) {
     this.host = host;
@@ -47,17 +51,26 @@ export class LabAgent implements AsyncDisposable {
   /** Starts the agent's process and waits until it answers. */
   async run(): Promise<void> {
     const { stdout } = await this.host.run(
-      `setsid ${BINARY} agent </dev/null >>${LOG} 2>&1 & echo $!`,
+      `rm -f ${SOCKET} ${LOG}; setsid ${BINARY} agent </dev/null >>${LOG} 2>&1 & echo $!`,
     );
-    this.#pid = Number(stdout.trim());
+    const pid = Number(stdout.trim());
+    this.#pid = pid;
     const deadline = performance.now() + STARTED_TIMEOUT_MS;
-    while ((await this.host.run(`${BINARY} list --json`, { check: false })).status !== 0) {
+    while ((await this.host.run(`[ -S ${SOCKET} ] && grep -q ready ${LOG}`, { check: false })).status !== 0) {
       if (performance.now() > deadline) throw new Error(`the agent does not answer:\n${await this.log()}`);
-      if ((await this.host.run(`kill -0 ${this.#pid}`, { check: false })).status !== 0) {
+      if ((await this.host.run(`kill -0 ${pid}`, { check: false })).status !== 0) {
         throw new Error(`the agent has ended:\n${await this.log()}`);
       }
       await new Promise((resolve) => setTimeout(resolve, 300));
     }
+    const tunnel = this.#stack.use(await this.host.forward(SOCKET));
+    this.#api = this.#stack.use(new ApiClient(new URL(`http://127.0.0.1:${tunnel.port}`)));
+  }
+
+  /** The agent's API, through ssh. */
+  get api(): ApiClient {
+    if (this.#api === undefined) throw new Error("the agent does not run");
+    return this.#api;
   }
 
   /** Sends the agent a signal and waits for its end. */
@@ -65,6 +78,9 @@ export class LabAgent implements AsyncDisposable {
     if (this.#pid === undefined) return;
     const pid = this.#pid;
     this.#pid = undefined;
+    this.#api = undefined;
+    await this.#stack.disposeAsync();
+    this.#stack = new AsyncDisposableStack();
     await this.host.run(`kill -${signal} -- -${pid} || kill -${signal} ${pid}`, { check: false });
     const deadline = performance.now() + 60_000;
     while ((await this.host.run(`kill -0 ${pid}`, { check: false })).status === 0) {
@@ -83,12 +99,10 @@ export class LabAgent implements AsyncDisposable {
     return JSON.parse(stdout) as T;
   }
 
-  list(): Promise<TicketInfo[]> {
-    return this.call<TicketInfo[]>("list");
-  }
-
   async ticket(name: string): Promise<TicketInfo> {
-    return await this.call<TicketInfo>("show", name);
+    const shown = await this.api.show(name);
+    if (!("clones" in shown)) throw new Error(`${name} is no ticket`);
+    return shown;
   }
 
   async clones(ticket: string): Promise<readonly CloneInfo[]> {

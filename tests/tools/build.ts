@@ -31,7 +31,10 @@ async function run(program: string, args: readonly string[], cwd: string): Promi
 /** The entries to bundle, from bundle name to source path. Throws where two workers have the same base name. */
 export function bundleEntries(root: string): Map<string, string> {
   const entries = new Map([["main.js", "./main.ts"]]);
-  const workers = findFiles(root, (path) => path.endsWith("_worker.ts") && !path.endsWith("_test_worker.ts") && !path.startsWith("./tests/"));
+  const workers = findFiles(
+    root,
+    (path) => path.endsWith("_worker.ts") && !path.endsWith("_test_worker.ts") && !path.startsWith("./tests/"),
+  );
   for (const path of workers) {
     const name = path.replace(/^.*\//, "").replace(/\.ts$/, ".js");
     const other = entries.get(name);
@@ -41,7 +44,7 @@ export function bundleEntries(root: string): Map<string, string> {
   return entries;
 }
 
-/** Writes the executable. Needs gzip, tar (GNU) and cksum. The same sources and the same Deno give the same bytes. */
+/** Writes the executable. Needs gzip and tar (GNU). The same sources and the same Deno give the same bytes. */
 export async function build({ root, output, gzipLevel = 6 }: BuildOptions): Promise<BuildResult> {
   const work = await Deno.makeTempDir({ prefix: "snowflock-build-" });
   try {
@@ -61,9 +64,8 @@ export async function build({ root, output, gzipLevel = 6 }: BuildOptions): Prom
     await run("tar", ["-cf", `${work}/archive.tar`, ...tarArgs, "-C", stage, "."], root);
     await run("gzip", ["-n", `-${gzipLevel}`, `${work}/archive.tar`], root);
     const archive = await Deno.readFile(`${work}/archive.tar.gz`);
-    const checksum = (await run("cksum", [`${work}/archive.tar.gz`], root)).split(" ").slice(0, 2).join(" ");
     const digest = createHash("sha256").update(archive).digest("hex").slice(0, 16);
-    const head = launcher({ build: digest, checksum });
+    const head = launcher({ build: digest });
     await Deno.mkdir(output.replace(/[^/]*$/, "") || ".", { recursive: true });
     const fresh = `${output}.new`;
     await Deno.writeFile(fresh, head);

@@ -1,6 +1,6 @@
 /**
  * The head of the built program: a shell script in front of a compressed archive. It unpacks the archive once per build and
- * then runs it. POSIX sh, tail, cksum, gzip and tar are all it needs.
+ * then runs it. POSIX sh, tail, gzip and tar are all it needs.
  */
 
 /** What the agent may do: all its doors are named, none is asked for, and no code is fetched at run time. */
@@ -22,8 +22,6 @@ export const RUN_FLAGS = [
 export interface LauncherFacts {
   /** Names this build's folder: hex digits. */
   readonly build: string;
-  /** CRC and length of the archive as POSIX `cksum` prints them. */
-  readonly checksum: string;
 }
 
 /** The offset of the archive, in decimal, always this wide so that it does not change the head's length. */
@@ -34,13 +32,12 @@ const OFFSET_DIGITS = 8;
  * another user could have root run code of theirs. Unpacking goes to a folder of its own and is renamed into place, so
  * that two first starts at once, or one that is cut short, leave nothing half done.
  */
-export function launcher({ build, checksum }: LauncherFacts): Uint8Array {
-  if (!/^[0-9a-f]{8,64}$/.test(build) || !/^\d+ \d+$/.test(checksum)) throw new RangeError("not a build's facts");
+export function launcher({ build }: LauncherFacts): Uint8Array {
+  if (!/^[0-9a-f]{8,64}$/.test(build)) throw new RangeError("not a build's facts");
   const script = `#!/bin/sh
 # snowflock: this file is a shell script and, after it, the archive of the program.
 set -u
 build=${build}
-checksum="${checksum}"
 offset=${"0".repeat(OFFSET_DIGITS)}
 system=/var/lib/snowflock/runtime
 fail() { echo "snowflock: $1" >&2; exit 1; }
@@ -63,15 +60,17 @@ else
     if [ -n "$folder" ] && mkdir -p "$folder" 2>/dev/null && [ -w "$folder" ]; then base=$folder; break; fi
   done
   [ -n "$base" ] || fail "Cannot unpack: neither $1 nor \${2:-another folder} can be written; set SNOWFLOCK_RUNTIME_DIR"
-  found=$(tail -c +"$offset" "$0" | cksum) || fail "Cannot read $0"
-  [ "$found" = "$checksum" ] || fail "Cannot unpack $0: the file is damaged (checksum $found, expected $checksum)"
   home=$base/$build
   fresh=$base/.$build.$$
   trap 'rm -rf "$fresh"' EXIT
   trap 'exit 1' HUP INT TERM
   rm -rf "$fresh"
-  mkdir "$fresh" && tail -c +"$offset" "$0" | gzip -dc | (cd "$fresh" && tar -xf -) && [ -x "$fresh/deno" ] ||
-    fail "Cannot unpack into $base: is its disk full?"
+  mkdir "$fresh" || fail "Cannot unpack into $base"
+  # gzip checks the archive's CRC and length; its status would be lost in the pipe.
+  tail -c +"$offset" "$0" | { gzip -dc 2>/dev/null || : > "$fresh/damaged"; } | (cd "$fresh" && tar -xf -)
+  unpacked=$?
+  [ ! -e "$fresh/damaged" ] || fail "Cannot unpack $0: the file is damaged"
+  [ "$unpacked" = 0 ] && [ -x "$fresh/deno" ] || fail "Cannot unpack into $base: is its disk full?"
   # Another start may have been first: then this moves the copy into its folder, from where it is dropped.
   mv "$fresh" "$home" 2>/dev/null || [ -x "$home/deno" ] || fail "Cannot rename $fresh to $home"
   rm -rf "$home/.$build.$$" "$fresh"
