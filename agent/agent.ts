@@ -35,6 +35,8 @@ export interface AgentPorts {
 
 export interface AgentOptions extends ForkEngineOptions {
   readonly host: string;
+  /** Bring in the rest of a clone's memory in the background, where a fork does not say. Default true. */
+  readonly fill?: boolean;
 }
 
 /** The fork engine of this host, recovered and watching its domains. Disposing of it ends every ticket. */
@@ -57,7 +59,7 @@ export class Agent implements AsyncDisposable {
       },
       ports.freePages,
     );
-    this.local = new LocalHost(options.host, parts, journal, this.parents);
+    this.local = new LocalHost(options.host, parts, journal, this.parents, options.fill ?? true);
     this.engine = new ForkEngine({
       local: this.local,
       hosts: [this.local, ...ports.remoteHosts ?? []],

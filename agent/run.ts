@@ -65,7 +65,7 @@ export async function runAgent({ config, version, openMachine, logs, signal }: R
       journal: journalFile(`${config.stateDirectory}/journal.json`),
       placement: policyOf(config.cluster.policy),
       ...(peers === undefined ? {} : { remoteHosts: peers.hosts, share: peers.share }),
-    }, { host, ...config.limits }),
+    }, { host, ...config.limits, fill: config.memory.fill }),
   );
   if (peers !== undefined) stack.use(await peers.serve({ local: agent.local, xen, plumber: linkPlumber }));
   if (config.guests.enabled) {

@@ -39,11 +39,14 @@ export class LocalHost implements CloneHost {
   readonly #ports: ShellPorts;
   readonly #journal: Journal;
   readonly #parents: Parents;
+  /** Whether clones are filled where a fork does not say. */
+  readonly #fill: boolean;
   readonly #clones = new Map<Domid, LocalClone>();
   readonly #listeners: ((news: CloneNews) => void)[] = [];
   readonly #log = getLogger(["snowflock", "host"]);
 
-  constructor(name: string, ports: ShellPorts, journal: Journal, parents: Parents) {
+  constructor(name: string, ports: ShellPorts, journal: Journal, parents: Parents, fill: boolean) {
+    this.#fill = fill;
     this.name = name;
     this.#ports = ports;
     this.#journal = journal;
@@ -83,7 +86,7 @@ export class LocalHost implements CloneHost {
     return prepared;
   }
 
-  async start({ ticket, descriptor, nodes }: StartRequest): Promise<Started[]> {
+  async start({ ticket, descriptor, nodes, fill }: StartRequest): Promise<Started[]> {
     const { clock } = this.#ports;
     const started: Started[] = [];
     for (const [id, guestNodes] of nodes) {
@@ -98,6 +101,7 @@ export class LocalHost implements CloneHost {
         this.#parents.learn(clone.domid, descriptor);
         await startClone(this.#ports, clone.domid, descriptor, guestNodes);
         started.push({ id, restoreMs: clock.nowMs() - begun });
+        if (fill ?? this.#fill) void this.#fillClone(clone);
       } catch (error) {
         this.#log.warn("a clone could not be started", { ticket, clone: clone.name, error });
         await this.#endLogged(clone, false);
@@ -201,6 +205,15 @@ export class LocalHost implements CloneHost {
   }
 
   /** Nobody can do anything about a failure: what is left is tried again by the next sweep, and by the next agent. */
+  /** A clone that is not filled goes on as it is. */
+  async #fillClone(clone: LocalClone): Promise<void> {
+    try {
+      await this.#ports.memory.fill(clone.domid);
+    } catch (error) {
+      this.#log.debug("a clone was not filled", { clone: clone.name, error });
+    }
+  }
+
   async #endLogged(clone: LocalClone, keep: boolean): Promise<void> {
     try {
       await this.#end(clone, keep);

@@ -244,9 +244,7 @@ export class PageExchange implements Disposable {
     entry.snapshot.break(reason);
     for (const domain of this.#ports.domains.all()) {
       if (domain.source !== entry.snapshot) continue;
-      if (domain.count(PageState.absent) + domain.count(PageState.awaited) > 0) {
-        this.#ports.domains.lose(domain, reason);
-      }
+      if (this.#ports.supply.lacking(domain).length > 0) this.#ports.domains.lose(domain, reason);
     }
     for (const fetch of entry.fetches) fetch.promise.reject(new Error(reason));
     entry.fetches.clear();

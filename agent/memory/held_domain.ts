@@ -1,5 +1,6 @@
 import type { Domid, ForeignMapping, Gfn, Port } from "../../hypercall/ports.ts";
 import type { PagingRequest, PagingRing } from "../../hypercall/ring.ts";
+import type { Filling } from "./filling.ts";
 import type { MemoryMap } from "./memory_map.ts";
 import type { PageSource, Snapshot } from "./snapshot.ts";
 
@@ -57,6 +58,8 @@ export class HeldDomain {
     avoidedFree: 0,
     touched: 0,
   };
+  /** Its memory is being brought in though nobody asks. */
+  filling: Filling | undefined;
   /** Why it cannot go on, once it cannot. */
   lost: string | undefined;
   /** Where the release of nominated pages has got to; undefined while none is under way. */

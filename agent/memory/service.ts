@@ -10,6 +10,7 @@ import type { Xen } from "../../hypercall/xen_api.ts";
 import type { Distribution } from "../../multicast/mod.ts";
 import { copyPages, saveLive } from "./copy_pages.ts";
 import { type FamilyChannel, PageExchange, type RemoteSource } from "./exchange.ts";
+import { type Filling, fillSome, Zeros } from "./filling.ts";
 import { type HeldDomain, type MemoryReport, PageState, reportOf } from "./held_domain.ts";
 import { HeldDomains } from "./held_domains.ts";
 import type { GfnRange } from "./memory_map.ts";
@@ -178,14 +179,20 @@ export class MemoryService implements Disposable {
     if (domain.lost !== undefined) throw new Error(domain.lost);
   }
 
-  /** Fetches everything that a clone lacks, at low priority, so that it can outlive its parent. Resolves when it is whole. */
+  /**
+   * Brings in everything that a clone lacks, at low priority, so that it can outlive its parent. Resolves when it is whole, and needs its
+   * source no more, or when the host has no memory to spare.
+   */
   async fill(domid: Domid): Promise<void> {
     const domain = this.#domains.expect(domid);
-    const absent: number[] = [];
-    domain.state.forEach((state, index) => {
-      if (state === PageState.absent) absent.push(index);
-    });
-    await this.push(domid, Uint32Array.from(absent));
+    const indexes = this.#supply.lacking(domain);
+    domain.filling ??= { indexes, at: 0, done: Promise.withResolvers<void>() };
+    await domain.filling.done.promise;
+    const left = this.#supply.lacking(domain).filter((index) => domain.source?.locate(index).kind === "elsewhere");
+    await this.push(domid, left);
+    if (this.#domains.get(domid) !== domain || this.#supply.lacking(domain).length > 0) return;
+    domain.source?.release();
+    domain.source = new Zeros(domain.map);
   }
 
   /** The host with a snapshot is known to be gone. */
@@ -276,6 +283,7 @@ export class MemoryService implements Disposable {
   background(): boolean {
     let more = false;
     for (const domain of this.#domains.all()) {
+      if (domain.filling !== undefined && this.#fillSome(domain, domain.filling)) more = true;
       if (domain.releaseCursor === undefined) continue;
       if (releaseSome(this.#xen, domain, () => this.#serve(domain))) more = true;
       else if (domain.source === undefined) {
@@ -376,12 +384,28 @@ export class MemoryService implements Disposable {
     return true;
   }
 
+  /** Whether there is more to bring in. */
+  #fillSome(domain: HeldDomain, filling: Filling): boolean {
+    try {
+      if (fillSome(this.#xen, this.#supply, domain, filling)) return true;
+      filling.done.resolve();
+    } catch (error) {
+      // Nobody waits for these pages: the clone goes on, and asks for what it needs.
+      filling.done.reject(error);
+    }
+    domain.filling = undefined;
+    this.#settled = true;
+    return false;
+  }
+
   #startRelease(domain: HeldDomain): void {
     if (domain.snapshots.size === 0 && this.#domains.get(domain.domid) === domain) domain.releaseCursor = 0;
   }
 
   #drop(domain: HeldDomain): void {
-    if (domain.onReleased.length > 0) this.#settled = true;
+    if (domain.onReleased.length > 0 || domain.filling !== undefined) this.#settled = true;
+    domain.filling?.done.resolve();
+    domain.filling = undefined;
     this.#domains.drop(domain);
   }
 }

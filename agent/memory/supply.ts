@@ -1,9 +1,19 @@
 import { errno } from "../../hypercall/errors.ts";
-import type { Address, ForeignMemoryPort, Gfn, PinnedMemory } from "../../hypercall/ports.ts";
+import {
+  type Address,
+  type Domid,
+  type ForeignMemoryPort,
+  type Gfn,
+  PAGE_BYTES,
+  type PinnedMemory,
+} from "../../hypercall/ports.ts";
 import type { Xen } from "../../hypercall/xen_api.ts";
 import { type HeldDomain, PageState } from "./held_domain.ts";
 import type { HeldDomains } from "./held_domains.ts";
 import type { Located } from "./snapshot.ts";
+
+/** Frames that are mapped at a time. */
+const MAP_BATCH = 256;
 
 /** Why a page comes in: its counter. */
 export type Cause = "faulted" | "fetched" | "pushed";
@@ -51,9 +61,23 @@ export class Supply {
     return this.#prep(domain, index, domain.map.gfnAt(index), address, address === undefined ? "zero" : cause);
   }
 
-  /** Many pages that nobody waits for, by multicall where they lie in memory. Pages brought in, and those that are elsewhere. */
+  /**
+   * Pages that a domain lacks and whose content is not zeros: what its source must live for. A page that was asked for on another host
+   * counts.
+   */
+  lacking(domain: HeldDomain): Uint32Array {
+    const indexes: number[] = [];
+    domain.state.forEach((state, index) => {
+      if (state !== PageState.absent && state !== PageState.awaited) return;
+      if (domain.source?.locate(index).kind !== "zero") indexes.push(index);
+    });
+    return Uint32Array.from(indexes);
+  }
+
+  /** Many pages that nobody waits for, by multicall. Pages brought in, and those that are on another host. */
   push(domain: HeldDomain, indexes: Uint32Array): { pushed: number; elsewhere: number[] } {
     const batch: { index: number; address: bigint }[] = [];
+    const frames = new Map<Domid, { index: number; gfn: Gfn }[]>();
     const elsewhere: number[] = [];
     let pushed = 0;
     for (const index of indexes) {
@@ -61,7 +85,23 @@ export class Supply {
       const located = domain.source?.locate(index);
       if (located?.kind === "memory") batch.push({ index, address: located.address });
       else if (located?.kind === "elsewhere") elsewhere.push(index);
-      else if (this.bringIn(domain, index, "pushed") === "in") pushed++;
+      else if (located?.kind === "frame") {
+        const known = frames.get(located.domid);
+        if (known === undefined) frames.set(located.domid, [{ index, gfn: located.gfn }]);
+        else known.push({ index, gfn: located.gfn });
+      } else if (this.bringIn(domain, index, "pushed") === "in") pushed++;
+    }
+    using mappings = new DisposableStack();
+    for (const [domid, wanted] of frames) {
+      for (let at = 0; at < wanted.length; at += MAP_BATCH) {
+        const part = wanted.slice(at, at + MAP_BATCH);
+        const gfns = BigUint64Array.from(part, ({ gfn }) => gfn);
+        const mapping = mappings.use(this.#foreignMemory.map(domid, gfns, { write: false }));
+        part.forEach(({ index, gfn }, frame) => {
+          if (mapping.errors[frame] === 0) batch.push({ index, address: mapping.address + BigInt(frame * PAGE_BYTES) });
+          else this.#domains.lose(domain, `frame ${gfn.toString(16)} of domain ${domid} is gone`);
+        });
+      }
     }
     const gfns = domain.map.gfnsOf(Uint32Array.from(batch, ({ index }) => index));
     const results = this.#xen.prepMany(domain.domid, gfns, BigUint64Array.from(batch, ({ address }) => address));

@@ -11,6 +11,7 @@ import { SimMemoryThread } from "./memory_thread.ts";
 import type { SimClock } from "./sim_clock.ts";
 
 export interface AgentSettings extends Partial<ForkEngineOptions> {
+  readonly fill?: boolean;
   readonly arenaPages?: number;
   readonly faults?: Faults;
 }
@@ -82,7 +83,7 @@ export class AgentProcess {
       plumber: { exists: () => Promise.resolve(true), attach: () => Promise.resolve() },
       clock: time,
       journal: this.#journal,
-    }, { host: "sim", ...LIMITS, ...this.#settings });
+    }, { host: "sim", fill: false, ...LIMITS, ...this.#settings });
     this.#guests = await GuestService.start({
       store: guestStore(this.#store),
       engine: this.#agent.engine,

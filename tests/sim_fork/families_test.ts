@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import type { AgentSettings } from "./agent_process.ts";
 import { assertNothingLeft, hostState } from "./leftovers.ts";
 import { SimHost } from "./sim_host.ts";
 import type { Workload } from "./workload.ts";
@@ -6,11 +7,11 @@ import type { Workload } from "./workload.ts";
 const RAM = [{ first: 0, pages: 256 }];
 const FIRST = { seed: 1, round: 1 };
 
-async function open() {
+async function open(settings: AgentSettings = {}) {
   const host = new SimHost();
   const parent = host.boot({ ram: RAM });
   await host.run(parent, 0, parent.fill(0, parent.pages.slice(0, 120), FIRST));
-  const agent = await host.startAgent();
+  const agent = await host.startAgent(settings);
   return { host, parent, agent, before: hostState(host) };
 }
 
@@ -120,6 +121,22 @@ Deno.test("a parent that is destroyed takes its untouched pages along: clones th
   assert.match(info.clones[0]?.reason ?? "", /forked from|gone/);
   assert.equal(info.clones[1]?.state, "running", "one that needs none goes on");
   assert(idle.guest.alive);
+  await host.stopAgent();
+  assert.deepEqual(hostState(host).domids, []);
+});
+
+Deno.test("clones that are filled need nobody: the parent's pages are its own again, and its end is not theirs", async () => {
+  const { host, parent } = await open({ fill: true });
+  const { ticket, clones } = await host.fork(parent, 2);
+  const engine = host.agent?.agent.engine;
+  await host.until(() => !host.xen.domain(parent.domid).paging.enabled, "the end of the parent's ring");
+  await host.verifyAll();
+  parent.guest.domain.destroy();
+  for (const clone of clones) await host.run(clone, 0, clone.verify(0));
+  const info = engine?.show(ticket);
+  assert(info !== undefined && "clones" in info);
+  assert.deepEqual(info.clones.map(({ state }) => state), ["running", "running"]);
+  for (const clone of clones) assert(clone.guest.alive);
   await host.stopAgent();
   assert.deepEqual(hostState(host).domids, []);
 });
